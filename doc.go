@@ -1,0 +1,2 @@
+// Package director decides which backend a mail user belongs to.
+package director

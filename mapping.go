@@ -1,0 +1,59 @@
+package director
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Mapping is a user's row in the store: the durable answer to "which backend does this user belong to?".
+type Mapping struct {
+	// Backend is the backend's name. Rows that an older deployment wrote hold an IP address.
+	Backend string
+	// Age is the time since the row was written or touched, by the store's own clock, so that clocks of director and
+	// database need not agree. Never negative.
+	Age time.Duration
+}
+
+// Assignment is a compare-and-set on one user's mapping: "was Was or absent, becomes Becomes".
+type Assignment struct {
+	User string
+	// Was is the backend that the row must still hold, empty when the row must be absent. An absent row satisfies any Was.
+	Was string
+	// Becomes is the backend that the row shall hold.
+	Becomes string
+}
+
+// The errors of a store. They are sentinels to be found with errors.Is; the wrapping error says more.
+var (
+	// ErrNoMapping reports that the user has no row.
+	ErrNoMapping = errors.New("no mapping")
+	// ErrUserRefused reports that the database does not take this user: the foreign key says that there is no such
+	// mailbox, or its encoding cannot hold the name. Nothing was stored.
+	ErrUserRefused = errors.New("the database refuses this user")
+	// ErrUnavailable reports that the store cannot be asked now. Nothing is known about the user.
+	ErrUnavailable = errors.New("the store is unavailable")
+)
+
+// Mappings is what resolving needs of a store. Implementations are safe for concurrent use and answer within their own
+// time limits, well below a lookup's 3 s.
+type Mappings interface {
+	// Get reads the user's row. Each call is answered by a read that began after it; there is no cache.
+	// It returns ErrNoMapping, ErrUserRefused or ErrUnavailable.
+	Get(ctx context.Context, user string) (Mapping, error)
+
+	// Assign performs the compare-and-set and returns the row that is true afterwards: a.Becomes if this call (or an
+	// equal one) won, another replica's choice if that was first. It returns ErrUserRefused or ErrUnavailable; after
+	// ErrUnavailable the row may or may not have been written.
+	Assign(ctx context.Context, a Assignment) (Mapping, error)
+
+	// Touch notes that the user was served by backend now, provided that the row still says so. It never blocks and may
+	// be lost in a crash: last_ts is for people and clean-up, not for decisions that must not be wrong.
+	Touch(user, backend string)
+}
+
+// Counter is implemented by stores that can count users.
+type Counter interface {
+	// Counts returns the number of mapped users per backend as the rows name it.
+	Counts(ctx context.Context) (map[string]int, error)
+}

@@ -1,0 +1,18 @@
+package director
+
+import "time"
+
+// Snapshot is one raw observation of all backends, as a source (the Kubernetes API, a file) delivers it. A source
+// delivers complete snapshots only: while its first list is still under way it delivers nothing, because "not seen
+// yet" must never be taken for "dead".
+type Snapshot struct {
+	// Backends are all that the source lists, in any order and any condition; names are unique. What was listed before
+	// and is missing now has vanished.
+	Backends []Backend
+	// Replicas is how many pods the StatefulSet wants, nil when the source may not know. Backends with an ordinal at or
+	// above it will not come back.
+	Replicas *int
+	// CurrentAt is a moment at which the source knows that this was the truth: its server answered a request made then,
+	// or sent a sign of life. An open watch alone proves nothing.
+	CurrentAt time.Time
+}
