@@ -1,0 +1,327 @@
+package director
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Bounds of the resolving loop.
+const (
+	// rounds is how often a lookup decides anew because the row changed under it. Each round ends with the row that won,
+	// so a second is rare and a fifth means that somebody writes in a loop.
+	rounds = 5
+	// patience is how long a lookup waits for the view to catch up before its user is held.
+	patience = 300 * time.Millisecond
+	// impatience is how long lookups do not wait at all after one has waited in vain: waiting costs a Dovecot auth worker.
+	impatience = 2 * time.Second
+	// countsFor is how long counts of users are good for placing.
+	countsFor = 5 * time.Second
+	// remember is how many users the last-known table holds, in some 10 MB.
+	remember = 250_000
+)
+
+// Config is what a Director is made of.
+type Config struct {
+	Mappings Mappings
+	// Counter counts users for placement; nil places by plain weighted rendezvous.
+	Counter Counter
+	Policy  Policy
+	Graces  Graces
+	Users   UserFormat
+	// BuildRing makes the ring of a view. It is called from Observe only, one call at a time.
+	BuildRing func([]Member) Ring
+	// Confirm asks the source of snapshots to prove soon that its view is current. It must not block. May be nil.
+	Confirm func()
+	// TouchInterval is how often a user's last_ts is refreshed at most.
+	TouchInterval time.Duration
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+	// Logger gets changes, never ordinary lookups; nil discards.
+	Logger *slog.Logger
+}
+
+// Director answers lookups: it reads the user's row, lets the policy decide, writes what has to be written and decides
+// again on what came of it. Observe feeds it with snapshots, Resolve may be called from any number of goroutines, Run
+// does the background work.
+type Director struct {
+	config  Config
+	now     func() time.Time
+	log     *slog.Logger
+	known   *lastKnown
+	state   atomic.Pointer[state]
+	counts  atomic.Pointer[counts]
+	recount chan struct{}
+	// outage is when the store was first found unavailable, in Unix nanoseconds, 0 while it answers.
+	outage atomic.Int64
+	// hasty is until when nobody waits for the view, in Unix nanoseconds.
+	hasty atomic.Int64
+
+	observe sync.Mutex
+	tracker *Tracker
+}
+
+// state is what lookups see of the backends: view and ring are published together, so that they never disagree.
+type state struct {
+	view    *View
+	ring    Ring
+	members []Member
+	changed chan struct{} // closed when the next state is there
+	rooms   atomic.Pointer[rooms]
+}
+
+// counts are users per backend as the rows name it.
+type counts struct {
+	at        time.Time
+	byBackend map[string]int
+}
+
+// rooms are computed once per state and counts.
+type rooms struct {
+	of    *counts
+	rooms []Room
+}
+
+// New returns a Director without a view: until the first Observe its answers are Unavailable.
+func New(config Config) *Director {
+	d := &Director{
+		config:  config,
+		now:     config.Now,
+		log:     config.Logger,
+		known:   newLastKnown(remember),
+		recount: make(chan struct{}, 1),
+		tracker: NewTracker(config.Graces),
+	}
+	if d.now == nil {
+		d.now = time.Now
+	}
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
+	}
+	d.state.Store(&state{changed: make(chan struct{})})
+	return d
+}
+
+// Run counts users per backend when a backend was lost and while users are being placed. It returns nil when ctx ends.
+func (d *Director) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.recount:
+		}
+		if d.config.Counter == nil {
+			continue
+		}
+		byBackend, err := d.config.Counter.Counts(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			d.log.Warn("cannot count users per backend; until it works, users of a lost backend are spread by older counts or evenly", "error", err)
+		default:
+			d.counts.Store(&counts{at: d.now(), byBackend: byBackend})
+		}
+	}
+}
+
+// Observe takes a snapshot and publishes the view and the ring of it. It is for the one source of snapshots; lookups go
+// on with the old state until the new one is complete.
+func (d *Director) Observe(s Snapshot) {
+	d.observe.Lock()
+	defer d.observe.Unlock()
+	old := d.state.Load()
+	view := d.tracker.Observe(d.now(), s)
+	members := view.Members()
+	next := &state{view: view, ring: old.ring, members: members, changed: make(chan struct{})}
+	if old.ring == nil || !slices.Equal(old.members, members) {
+		next.ring = d.config.BuildRing(members)
+	}
+	d.state.Store(next)
+	close(old.changed)
+	if old.view == nil || len(view.losses) > len(old.view.losses) {
+		d.countSoon()
+	}
+	d.report(old.view, view)
+}
+
+// View returns the view that lookups see, nil before the first.
+func (d *Director) View() *View { return d.state.Load().view }
+
+// Resolve answers one lookup. The error is an *InvalidUserError; everything else that can go wrong is an Answer. It
+// returns within the time limits of the store plus some tenths of a second, and earlier when ctx ends.
+func (d *Director) Resolve(ctx context.Context, r Request) (Answer, error) {
+	user, err := d.config.Users.Canonical(r.User)
+	if err != nil {
+		return Answer{}, err
+	}
+	facts := Facts{Key: user.Key, ReadOnly: r.ReadOnly}
+	if d.View() != nil {
+		facts.Row, facts.Mapping = d.read(ctx, user.Name)
+	}
+	// The view is taken after the row was read, so that it is the newer of the two.
+	st := d.state.Load()
+	waited := false
+	for range rounds {
+		decision := d.decide(st, &facts, user.Name)
+		switch {
+		case !waited && (decision.Reason == ViewStale || decision.Reason == ViewBehind):
+			waited = true
+			if next := d.await(ctx, st); next != nil {
+				st = next
+				continue
+			}
+		case decision.Verb == Assign:
+			if again := d.assign(ctx, user.Name, decision, &facts); again {
+				st = d.state.Load()
+				continue
+			}
+			decision.Verb = Serve
+		}
+		d.note(user.Name, decision, facts)
+		return d.answer(st, r, user.Name, decision), nil
+	}
+	return d.answer(st, r, user.Name, Decision{Verb: Hold, Reason: Contended, Backend: facts.Mapping.Backend, From: facts.Mapping.Backend}), nil
+}
+
+// read asks the store for the user's row.
+func (d *Director) read(ctx context.Context, user string) (RowState, Mapping) {
+	m, err := d.config.Mappings.Get(ctx, user)
+	return d.rowState(err), m
+}
+
+// rowState translates the store's errors and keeps book of its outages.
+func (d *Director) rowState(err error) RowState {
+	switch {
+	case err == nil, errors.Is(err, ErrNoMapping), errors.Is(err, ErrUserRefused):
+		if d.outage.Load() != 0 {
+			d.outage.Store(0)
+		}
+	default:
+		// A caller that went away is no outage.
+		if errors.Is(err, ErrUnavailable) {
+			d.outage.CompareAndSwap(0, d.now().UnixNano())
+		}
+		return RowUnavailable
+	}
+	switch {
+	case errors.Is(err, ErrNoMapping):
+		return RowAbsent
+	case errors.Is(err, ErrUserRefused):
+		return RowRefused
+	}
+	return RowFound
+}
+
+// decide gathers what the facts lack and asks the policy.
+func (d *Director) decide(st *state, f *Facts, user string) Decision {
+	f.Now, f.View, f.Ring = d.now(), st.view, st.ring
+	if st.view == nil {
+		return d.config.Policy.Decide(*f)
+	}
+	switch f.Row {
+	case RowUnavailable:
+		f.Remembered = d.known.recall(user)
+		if since := d.outage.Load(); since != 0 {
+			f.Outage = f.Now.Sub(time.Unix(0, since))
+		}
+	case RowFound:
+		if _, _, alive := st.view.Backend(f.Mapping.Backend); !alive {
+			f.Rooms = d.rooms(st)
+		}
+	}
+	decision := d.config.Policy.Decide(*f)
+	if decision.Reason == Placed {
+		if c := d.counts.Load(); c == nil || f.Now.Sub(c.at) >= countsFor {
+			d.countSoon()
+		}
+	}
+	return decision
+}
+
+// assign writes what was decided. It reports whether the lookup has to decide again: on the winner's row, or because
+// the database refuses the user. The facts then hold what is true now.
+func (d *Director) assign(ctx context.Context, user string, decision Decision, f *Facts) (again bool) {
+	m, err := d.config.Mappings.Assign(ctx, Assignment{User: user, Was: decision.From, Becomes: decision.Backend})
+	row := d.rowState(err)
+	if row == RowUnavailable && decision.Reason == Renamed {
+		// The row is known and right, it is only written in the old way: serve it and rename another time.
+		return false
+	}
+	f.Row = row
+	if row != RowFound {
+		return true
+	}
+	f.Mapping = m
+	if m.Backend != decision.Backend {
+		return true
+	}
+	d.known.learn(user, m.Backend, f.Now)
+	switch decision.Reason {
+	case Placed:
+		d.log.Info("user moved from a lost backend", "user", user, "from", decision.From, "to", decision.Backend, "reason", decision.Reason)
+	default:
+		d.log.Debug("user mapped", "user", user, "from", decision.From, "to", decision.Backend, "reason", decision.Reason)
+	}
+	return false
+}
+
+// note keeps what a served mapping teaches.
+func (d *Director) note(user string, decision Decision, f Facts) {
+	if decision.Reason != Mapped {
+		return
+	}
+	d.known.learn(user, decision.Backend, f.Now)
+	if !f.ReadOnly && f.Mapping.Age >= d.config.TouchInterval {
+		d.config.Mappings.Touch(user, decision.Backend)
+	}
+}
+
+// await asks for a proof of the view and waits a little for it. It returns the next state, or nil when there was none
+// in time, or when waiting has just been in vain.
+func (d *Director) await(ctx context.Context, st *state) *state {
+	if d.config.Confirm != nil {
+		d.config.Confirm()
+	}
+	now := d.now()
+	if now.UnixNano() < d.hasty.Load() {
+		return nil
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-st.changed:
+		return d.state.Load()
+	case <-ctx.Done():
+	case <-timer.C:
+		d.hasty.Store(d.now().Add(impatience).UnixNano())
+	}
+	return nil
+}
+
+// rooms returns the rooms of the state by the newest counts.
+func (d *Director) rooms(st *state) []Room {
+	c := d.counts.Load()
+	if r := st.rooms.Load(); r != nil && r.of == c {
+		return r.rooms
+	}
+	var byBackend map[string]int
+	if c != nil {
+		byBackend = c.byBackend
+	}
+	r := &rooms{of: c, rooms: Rooms(st.view, byBackend)}
+	st.rooms.Store(r)
+	return r.rooms
+}
+
+// countSoon asks Run for new counts.
+func (d *Director) countSoon() {
+	select {
+	case d.recount <- struct{}{}:
+	default:
+	}
+}

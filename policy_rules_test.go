@@ -1,0 +1,145 @@
+package director_test
+
+import (
+	"testing"
+	"time"
+
+	director "github.com/k-web-s/go-dovecot-director"
+	"pgregory.net/rapid"
+)
+
+// drawFacts draws a history of snapshots and a lookup at its end.
+func drawFacts(t *rapid.T) director.Facts {
+	tracker := director.NewTracker(graces)
+	var view *director.View
+	now := t0
+	for range rapid.IntRange(0, 6).Draw(t, "snapshots") {
+		now = now.Add(time.Duration(rapid.IntRange(0, 200).Draw(t, "seconds")) * time.Second)
+		var s director.Snapshot
+		s.CurrentAt = now
+		for n := range 5 {
+			b := backend(n)
+			b.Condition = director.Condition(rapid.IntRange(0, 3).Draw(t, "condition"))
+			b.Weight = rapid.IntRange(0, 2).Draw(t, "weight")
+			if b.Condition <= director.Terminating {
+				s.Backends = append(s.Backends, b)
+			}
+		}
+		if rapid.Bool().Draw(t, "replicas known") {
+			s.Replicas = new(rapid.IntRange(0, 5).Draw(t, "replicas"))
+		}
+		view = tracker.Observe(now, s)
+	}
+	now = now.Add(time.Duration(rapid.IntRange(0, 400).Draw(t, "until lookup")) * time.Second)
+	f := director.Facts{
+		Now: now, View: view, Key: "ada@example.org",
+		Row:      director.RowState(rapid.IntRange(0, 3).Draw(t, "row")),
+		ReadOnly: rapid.Bool().Draw(t, "read-only"),
+		Outage:   time.Duration(rapid.IntRange(0, 10).Draw(t, "outage")) * time.Second,
+	}
+	if f.Row == director.RowFound {
+		f.Mapping.Age = time.Duration(rapid.IntRange(0, 1000).Draw(t, "age")) * time.Second
+		f.Mapping.Backend = rapid.SampledFrom([]string{"dovecot-backend-0", "dovecot-backend-3", "dovecot-backend-7", "192.0.2.12", "198.51.100.1", "::1"}).Draw(t, "backend")
+	}
+	if rapid.Bool().Draw(t, "remembered") {
+		f.Remembered = &director.Remembered{Backend: "dovecot-backend-1", At: now.Add(-time.Duration(rapid.IntRange(0, 5000).Draw(t, "remembered ago")) * time.Second)}
+	}
+	if view != nil {
+		f.Ring = fixedRing(view.Members())
+		f.Rooms = director.Rooms(view, map[string]int{"dovecot-backend-0": rapid.IntRange(0, 9).Draw(t, "count")})
+	}
+	return f
+}
+
+// TestPolicyRules holds what must be true of every decision, over drawn histories. It does not say which backend is
+// chosen: that is the ring's.
+func TestPolicyRules(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		f := drawFacts(t)
+		p := director.Policy{RejectUnknown: rapid.Bool().Draw(t, "strict")}
+		d := p.Decide(f)
+		if again := p.Decide(f); again != d {
+			t.Fatalf("equal facts, two decisions: %+v and %+v", d, again)
+		}
+		if f.View == nil {
+			if d.Reason != director.NoView {
+				t.Fatalf("decided without a view: %+v", d)
+			}
+			return
+		}
+		var alive bool
+		if d.Verb == director.Serve || d.Verb == director.Assign {
+			if _, _, alive = f.View.Backend(d.Backend); !alive {
+				t.Fatalf("%s %s, which is not alive", d.Verb, d.Backend)
+			}
+		}
+		_, _, mappedAlive := f.View.Backend(f.Mapping.Backend)
+		switch {
+		case f.ReadOnly && d.Verb == director.Assign:
+			t.Fatalf("a read-only lookup writes: %+v", d)
+		case d.Verb == director.Hold && !d.Until.IsZero() && !d.Until.After(f.Now):
+			t.Fatalf("held until the past: %+v at %s", d, f.Now)
+		case (d.Verb == director.Reject) != (f.Row == director.RowRefused && p.RejectUnknown):
+			t.Fatalf("%+v for row state %d", d, f.Row)
+		case f.Row == director.RowFound && mappedAlive && (d.Verb != director.Serve || d.Backend != f.Mapping.Backend):
+			t.Fatalf("mapped to an alive backend, but %+v", d)
+		case d.Reason == director.Placed:
+			loss := f.View.Loss(f.Mapping.Backend)
+			if f.Now.Before(loss.Until) {
+				t.Fatalf("moved from %s while in grace until %s, now %s", loss.Backend.Name, loss.Until, f.Now)
+			}
+			if age := f.Now.Sub(f.View.CurrentAt); age > 5*time.Second {
+				t.Fatalf("moved by a view that was proven %s ago", age)
+			}
+		case f.Row == director.RowUnavailable && d.Verb != director.Unavailable && d.Reason != director.LastKnown:
+			t.Fatalf("store down, but %+v", d)
+		}
+	})
+}
+
+// TestGraceRules holds what must be true of every history of views: waits are as long as they should be and do not open
+// again.
+func TestGraceRules(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		tracker := director.NewTracker(graces)
+		now := t0
+		var before *director.View
+		final := map[string]bool{}
+		for range rapid.IntRange(1, 30).Draw(t, "snapshots") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 100).Draw(t, "seconds")) * time.Second)
+			var s director.Snapshot
+			for n := range 5 {
+				b := backend(n)
+				b.Condition = director.Condition(rapid.IntRange(0, 3).Draw(t, "condition"))
+				if b.Condition <= director.Terminating {
+					s.Backends = append(s.Backends, b)
+				}
+			}
+			view := tracker.Observe(now, s)
+			if before != nil && len(before.Alive()) == 0 && len(view.Alive()) > 0 {
+				clear(final) // all clocks start again
+			}
+			for _, b := range view.Alive() {
+				delete(final, b.Name)
+			}
+			for _, l := range view.Losses() {
+				if _, _, alive := view.Backend(l.Backend.Name); alive {
+					t.Fatalf("%s is alive and lost", l.Backend.Name)
+				}
+				wait := l.Until.Sub(l.Since)
+				switch {
+				case wait < graces.Failover:
+					t.Fatalf("%s waits for %s only", l.Backend.Name, wait)
+				case l.Panic && wait != graces.Panic:
+					t.Fatalf("%s waits for %s in panic", l.Backend.Name, wait)
+				}
+				isFinal := !now.Before(l.Until)
+				if final[l.Backend.Name] && !isFinal {
+					t.Fatalf("the wait for %s was over and is open again", l.Backend.Name)
+				}
+				final[l.Backend.Name] = isFinal
+			}
+			before = view
+		}
+	})
+}

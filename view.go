@@ -1,0 +1,147 @@
+package director
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// View is what one replica knows of the backends at one moment: which are alive, which are lost and how long their
+// users wait. It is immutable and safe for concurrent use.
+type View struct {
+	// Generation grows by one with every change of content. It counts within one replica only.
+	Generation uint64
+	// CurrentAt is when this was last known to be the truth.
+	CurrentAt time.Time
+	// StartedAt is when this replica first saw a backend alive, or saw one alive again after all had been lost. The
+	// users of backends that it has never seen alive wait from here.
+	StartedAt time.Time
+
+	alive    []Backend // sorted by name
+	since    []time.Time
+	byName   map[string]int
+	byAddr   map[netip.Addr]int
+	losses   map[string]Loss
+	replicas *int
+	graces   Graces
+}
+
+// Cause is why a backend counts as lost.
+type Cause uint8
+
+// The causes.
+const (
+	// Failed backends are listed but not ready: a crash, a failing probe, a dead node.
+	Failed Cause = iota
+	// Planned losses were seen terminating, or vanished from the object: somebody deleted the pod.
+	Planned
+	// Removed backends have an ordinal that their StatefulSet does not want: they will not come back.
+	Removed
+	// Unseen backends were never seen alive by this replica; a mapping names them.
+	Unseen
+)
+
+// String returns the cause's word.
+func (c Cause) String() string {
+	switch c {
+	case Failed:
+		return "failed"
+	case Planned:
+		return "planned"
+	case Removed:
+		return "removed"
+	case Unseen:
+		return "unseen"
+	default:
+		return "unknown"
+	}
+}
+
+// Loss is a backend that is not alive.
+type Loss struct {
+	// Backend is how it was seen last. Only Name is set when the cause is Unseen.
+	Backend Backend
+	Cause   Cause
+	// Since is when it was first seen lost, Until when its users stop waiting for it.
+	Since, Until time.Time
+	// Panic is set while more than half of the backends are lost at once; Until is later for it.
+	Panic bool
+}
+
+// Alive returns the backends that are alive, sorted by name. The caller must not change the slice.
+func (v *View) Alive() []Backend { return v.alive }
+
+// Losses returns the lost backends that this replica remembers, sorted by name.
+func (v *View) Losses() []Loss {
+	return slices.SortedFunc(maps.Values(v.losses), func(a, b Loss) int { return strings.Compare(a.Backend.Name, b.Backend.Name) })
+}
+
+// Backend returns the alive backend of that name and since when it has been alive without a break that this replica
+// could see.
+func (v *View) Backend(name string) (b Backend, since time.Time, ok bool) {
+	i, ok := v.byName[name]
+	if !ok {
+		return Backend{}, time.Time{}, false
+	}
+	return v.alive[i], v.since[i], true
+}
+
+// ByAddr returns the alive backend that a mapping's text names by its address.
+func (v *View) ByAddr(text string) (Backend, bool) {
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		return Backend{}, false
+	}
+	i, ok := v.byAddr[addr.Unmap()]
+	if !ok {
+		return Backend{}, false
+	}
+	return v.alive[i], true
+}
+
+// Loss returns what is known of a backend that is not alive, by its name or, for rows of an older deployment, by the
+// address that it had. Unknown ones come back as Unseen.
+func (v *View) Loss(name string) Loss {
+	if l, ok := v.losses[name]; ok {
+		return l
+	}
+	if addr, err := netip.ParseAddr(name); err == nil {
+		for _, l := range v.losses {
+			if l.Backend.Addr == addr.Unmap() {
+				return l
+			}
+		}
+	}
+	l := Loss{Backend: Backend{Name: name}, Cause: Unseen, Since: v.StartedAt, Until: v.StartedAt.Add(v.graces.Restart)}
+	if removed(name, v.replicas) {
+		l.Cause, l.Until = Removed, l.Since
+	}
+	return l
+}
+
+// Members returns what the ring is made of: the alive backends that accept new users, sorted by name.
+func (v *View) Members() []Member {
+	members := make([]Member, 0, len(v.alive))
+	for _, b := range v.alive {
+		if b.Weight > 0 {
+			members = append(members, Member{Name: b.Name, Weight: b.Weight})
+		}
+	}
+	return members
+}
+
+// removed reports whether the StatefulSet does not want the pod of that name any more. Pods are named NAME-ORDINAL.
+func removed(name string, replicas *int) bool {
+	if replicas == nil {
+		return false
+	}
+	i := strings.LastIndexByte(name, '-')
+	if i < 0 {
+		return false
+	}
+	ordinal, err := strconv.Atoi(name[i+1:])
+	return err == nil && ordinal >= *replicas
+}
