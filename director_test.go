@@ -209,7 +209,11 @@ func TestReadOnlyLookupsWriteNothing(t *testing.T) {
 			t.Errorf("got %+v", a)
 		}
 		b.store.put("old", "192.0.2.11")
+		b.store.put("mapped", "dovecot-backend-2")
 		time.Sleep(time.Hour)
+		if a := userdb("mapped"); a.Verb != director.Serve || a.Reason != director.Mapped {
+			t.Errorf("got %+v", a)
+		}
 		if a := userdb("old"); a.Verb != director.Serve || a.Backend != "dovecot-backend-1" {
 			t.Errorf("got %+v", a)
 		}
@@ -407,6 +411,13 @@ func TestStoreDown(t *testing.T) {
 		b.want("ada", director.Serve, director.Mapped, "dovecot-backend-0")
 		b.store.setDown(true)
 		b.want("ada", director.Serve, director.LastKnown, "dovecot-backend-0")
+		if a := b.want("new", director.Unavailable, director.StoreDown, ""); a.RetryAfter != time.Second {
+			t.Errorf("retry after %s at the start of the second outage", a.RetryAfter)
+		}
+		time.Sleep(time.Hour)
+		b.want("ada", director.Serve, director.LastKnown, "dovecot-backend-0")
+		time.Sleep(time.Second)
+		b.want("ada", director.Unavailable, director.StoreDown, "") // remembered for too long
 	})
 }
 

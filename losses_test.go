@@ -194,3 +194,12 @@ func TestFinalLossesAreForgottenAfterADay(t *testing.T) {
 		t.Errorf("%d losses remembered after a day, want 0", n)
 	}
 }
+
+func TestAVanishedBackendWaitsForItsRestartEvenIfFailedOnesDoNotWait(t *testing.T) {
+	tracker := director.NewTracker(director.Graces{Restart: time.Minute})
+	tracker.Observe(at(0), director.Snapshot{Backends: backends(3)})
+	view := tracker.Observe(at(10), director.Snapshot{Backends: backends(2)})
+	if l := view.Loss("dovecot-backend-2"); l.Cause != director.Planned || !l.Until.Equal(at(70)) {
+		t.Errorf("got %s until %s", l.Cause, l.Until)
+	}
+}

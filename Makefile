@@ -1,0 +1,68 @@
+# make alone prints the targets.
+
+GO      ?= go
+BUILD   := .build
+PROGRAM := $(BUILD)/go-dovecot-director
+TOOL    := $(GO) tool -modfile=.ci/tools.mod
+CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/go-dovecot-director
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Print this list
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+.PHONY: run
+run: build ## Build the director and run it on testdata/endpoints.yaml and SQLite
+	@$(PROGRAM) migrate --database-url sqlite:$(BUILD)/director.db
+	@echo 'try in another terminal:'
+	@echo '  curl -d '\''{"user":"ada@example.org"}'\'' localhost:8080/auth_passdb_lookup'
+	@exec $(PROGRAM) serve --endpoints-file testdata/endpoints.yaml --database-url sqlite:$(BUILD)/director.db --drain-delay 0s
+
+.PHONY: build
+build: ## Build the program into .build
+	@.ci/deps build
+	@mkdir -p $(BUILD)
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(PROGRAM) ./cmd/go-dovecot-director
+
+.PHONY: test
+test: deps lint ## Run all tests: every room, real PostgreSQL, real Dovecot 2.3 and 2.4
+	$(GO) test -race -shuffle=on ./...
+	$(MAKE) e2e
+
+.PHONY: e2e
+e2e: deps ## Run the end-to-end tests alone
+	cd deploy/e2e && $(GO) vet ./... && $(GO) test -race -count=1 -timeout 20m ./...
+
+.PHONY: deps
+deps: ## Install what the tests need (Debian packages as root; otherwise say what is missing)
+	@.ci/deps test
+
+.PHONY: lint
+lint: ## Check the code: vet, fix, gofumpt, staticcheck, deadcode
+	$(GO) vet ./...
+	@$(GO) fix -diff ./...
+	@out=$$($(TOOL) gofumpt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofumpt would change:"; echo "$$out"; exit 1; }
+	@$(TOOL) staticcheck -checks inherit,-ST1000 ./...
+	@out=$$($(TOOL) deadcode -test ./...); test -z "$$out" || { echo "$$out"; exit 1; }
+
+.PHONY: vuln
+vuln: ## Look for known vulnerabilities (needs the network)
+	$(TOOL) govulncheck ./...
+
+.PHONY: bench
+bench: ## Measure the ring against its peers in the same run
+	$(GO) test -run '^$$' -bench . -benchmem ./ring
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for half a minute
+	@.ci/fuzz 30s
+
+.PHONY: verify
+verify: ## Rewrite golden files and the generated part of the README; fail if they change
+	$(GO) test ./... -update
+	git diff --exit-code
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf $(BUILD)

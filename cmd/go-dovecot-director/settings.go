@@ -1,0 +1,238 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	director "github.com/k-web-s/go-dovecot-director"
+	"github.com/spf13/pflag"
+)
+
+// settings are all that serve can be told; migrate knows the database's part of them.
+type settings struct {
+	listen, opsListen string
+	drainDelay        time.Duration
+	source            sourceSettings
+	database          databaseSettings
+	users             director.UserFormat
+	unknownUsers      string
+	graces            director.Graces
+	touchInterval     time.Duration
+	log               logSettings
+}
+
+// sourceSettings say where the backends are observed.
+type sourceSettings struct {
+	namespace, service, kubeconfig, endpointsFile string
+}
+
+// databaseSettings say where the mappings are kept.
+type databaseSettings struct {
+	url, host, port, name, user, password, passwordFile, sslMode string
+}
+
+// logSettings say what is logged and how.
+type logSettings struct {
+	level  slog.Level
+	format string
+}
+
+// unknownUsersReject is the value of --unknown-users that turns them away.
+const unknownUsersReject = "reject"
+
+// register adds the flags of serve.
+func (s *settings) register(fs *pflag.FlagSet) {
+	add(fs, &s.listen, "listen", "address", ":8080", "address of the lookup API", parseAddress)
+	add(fs, &s.opsListen, "ops-listen", "address", ":8081", "address of the operations API: /healthz, /readyz", parseAddress)
+	add(fs, &s.drainDelay, "drain-delay", "duration", "5s", "how long lookups are still answered after a shutdown began, while the proxies are being told", parseDuration(0, 20*time.Second))
+	s.source.register(fs)
+	s.database.register(fs)
+	add(fs, &s.users.Name, "username-format", "template", "%Lu", "canonical user name, as in Dovecot: %u, %n and %d with L or U for the case", director.ParseTemplate)
+	add(fs, &s.users.Hash, "hash-format", "template", "%Lu", "what the ring hashes; %Ld keeps the new users of a domain together", director.ParseTemplate)
+	add(fs, &s.unknownUsers, "unknown-users", "choice", "propose", "users whom the database refuses: propose a backend, or reject them", parseChoice("propose", unknownUsersReject))
+	add(fs, &s.graces.Failover, "failover-grace", "duration", "30s", "how long the users of a backend wait that is not ready", parseDuration(0, time.Hour))
+	add(fs, &s.graces.Restart, "restart-grace", "duration", "2m0s", "how long the users of a backend wait that was deleted; longer than its restart takes", parseDuration(0, 24*time.Hour))
+	add(fs, &s.graces.Panic, "panic-grace", "duration", "5m0s", "how long they wait while more than half of the backends are lost", parseDuration(0, 24*time.Hour))
+	add(fs, &s.touchInterval, "touch-interval", "duration", "10m0s", "how often a user's last_ts is refreshed at most", parseDuration(time.Second, 24*time.Hour))
+	s.log.register(fs)
+}
+
+func (s *sourceSettings) register(fs *pflag.FlagSet) {
+	add(fs, &s.namespace, "namespace", "name", "", "namespace of the backends' Service", parseText)
+	add(fs, &s.service, "service", "name", "", "the backends' Service", parseText)
+	add(fs, &s.kubeconfig, "kubeconfig", "file", "", "how to reach the API server from outside of a cluster", parseText)
+	add(fs, &s.endpointsFile, "endpoints-file", "file", "", "take the backends from a file instead: Endpoints, EndpointSlice or a plain list, in YAML or JSON", parseText)
+}
+
+func (s *databaseSettings) register(fs *pflag.FlagSet) {
+	add(fs, &s.url, "database-url", "url", "", "postgres://USER@HOST:PORT/NAME or sqlite:PATH, in place of the next five", parseText)
+	add(fs, &s.host, "database-host", "host", "", "PostgreSQL's host name, address or socket directory", parseText)
+	add(fs, &s.port, "database-port", "port", "5432", "PostgreSQL's port", parsePort)
+	add(fs, &s.name, "database-name", "name", "", "PostgreSQL's database", parseText)
+	add(fs, &s.user, "database-user", "name", "", "PostgreSQL's user", parseText)
+	add(fs, &s.sslMode, "database-sslmode", "choice", "prefer", "TLS to PostgreSQL, as in libpq", parseChoice("disable", "allow", "prefer", "require", "verify-ca", "verify-full"))
+	add(fs, &s.password, "database-password", "secret", "", "PostgreSQL's password; better in the environment or a file", parseText)
+	add(fs, &s.passwordFile, "database-password-file", "file", "", "file that holds the password", parseText)
+}
+
+func (s *logSettings) register(fs *pflag.FlagSet) {
+	add(fs, &s.level, "log-level", "level", "info", "debug, info, warn or error", parseLevel)
+	add(fs, &s.format, "log-format", "choice", "text", "text or json", parseChoice("text", "json"))
+}
+
+// check looks at what single values cannot tell.
+func (s *settings) check() error {
+	if err := s.source.check(); err != nil {
+		return err
+	}
+	return s.database.check()
+}
+
+func (s *sourceSettings) check() error {
+	switch {
+	case s.endpointsFile != "" && s.service != "":
+		return errors.New("both --endpoints-file and --service (environment: ENDPOINTS_FILE, SERVICE) are set: the backends can come from one place only")
+	case s.endpointsFile != "":
+		return nil
+	case s.service == "":
+		return errors.New("--service is missing (environment: SERVICE): the name of the backends' Service; outside of Kubernetes use --endpoints-file")
+	case s.namespace == "":
+		return errors.New("--namespace is missing (environment: NAMESPACE): the namespace of the Service " + strconv.Quote(s.service))
+	}
+	return nil
+}
+
+func (s *databaseSettings) check() error {
+	switch {
+	case s.url != "" && s.host != "":
+		return errors.New("both --database-url and --database-host (environment: DATABASE_URL, DATABASE_HOST) are set: unset one")
+	case s.url == "" && s.host == "":
+		return errors.New("--database-host is missing (environment: DATABASE_HOST), or --database-url in its place")
+	case s.host != "" && s.name == "":
+		return errors.New("--database-name is missing (environment: DATABASE_NAME)")
+	case s.host != "" && s.user == "":
+		return errors.New("--database-user is missing (environment: DATABASE_USER)")
+	case s.password != "" && s.passwordFile != "":
+		return errors.New("both --database-password and --database-password-file (environment: DATABASE_PASSWORD, DATABASE_PASSWORD_FILE) are set: unset one")
+	case s.passwordFile == "":
+		return nil
+	}
+	secret, err := os.ReadFile(s.passwordFile)
+	if err != nil {
+		return fmt.Errorf("--database-password-file (environment: DATABASE_PASSWORD_FILE): %w", err)
+	}
+	s.password = strings.TrimRight(string(secret), "\r\n")
+	return nil
+}
+
+// value is a flag of any type, kept with the text that it was made of.
+type value[T any] struct {
+	target *T
+	text   string
+	kind   string
+	parse  func(string) (T, error)
+}
+
+func (v *value[T]) String() string { return v.text }
+func (v *value[T]) Type() string   { return v.kind }
+
+func (v *value[T]) Set(text string) error {
+	parsed, err := v.parse(text)
+	if err != nil {
+		return err
+	}
+	*v.target, v.text = parsed, text
+	return nil
+}
+
+// add registers a setting. Its default is a text like any other; an empty one leaves the zero value.
+func add[T any](fs *pflag.FlagSet, target *T, name, kind, preset, usage string, parse func(string) (T, error)) {
+	v := &value[T]{target: target, kind: kind, parse: parse}
+	if preset != "" {
+		if err := v.Set(preset); err != nil {
+			panic(fmt.Sprintf("default of --%s: %v", name, err))
+		}
+		usage += fmt.Sprintf(" (default %s)", preset)
+	}
+	fs.Var(v, name, usage+" ["+environmentName(name)+"]")
+	fs.Lookup(name).DefValue = "" // it stands in the usage, before the environment's name
+}
+
+// environmentName is the variable that stands for a flag.
+func environmentName(flag string) string {
+	return strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// fromEnvironment sets what the command line left open. An empty variable counts as unset: manifests carry such.
+func fromEnvironment(fs *pflag.FlagSet, env lookupEnv) error {
+	var first error
+	fs.VisitAll(func(f *pflag.Flag) {
+		text, ok := env(environmentName(f.Name))
+		if f.Changed || !ok || text == "" || f.Name == "help" {
+			return
+		}
+		if err := f.Value.Set(text); err != nil && first == nil {
+			first = fmt.Errorf("environment variable %s: %w", environmentName(f.Name), err)
+		}
+	})
+	return first
+}
+
+func parseText(s string) (string, error) { return s, nil }
+
+func parseAddress(s string) (string, error) {
+	_, port, err := net.SplitHostPort(s)
+	if err == nil {
+		_, err = parseListenPort(port)
+	}
+	if err != nil {
+		return "", fmt.Errorf("%q is not an address to listen on; write HOST:PORT or :PORT", s)
+	}
+	return s, nil
+}
+
+func parseListenPort(s string) (uint64, error) { return strconv.ParseUint(s, 10, 16) }
+
+func parsePort(s string) (string, error) {
+	if n, err := strconv.ParseUint(s, 10, 16); err != nil || n == 0 {
+		return "", fmt.Errorf("%q is not a port; write a number from 1 to 65535", s)
+	}
+	return s, nil
+}
+
+func parseDuration(least, most time.Duration) func(string) (time.Duration, error) {
+	return func(s string) (time.Duration, error) {
+		d, err := time.ParseDuration(s)
+		switch {
+		case err != nil:
+			return 0, fmt.Errorf("%q is not a duration; write 30s, 2m or 1h30m", s)
+		case d < least || d > most:
+			return 0, fmt.Errorf("%s is out of bounds; the least is %s, the most is %s", s, least, most)
+		}
+		return d, nil
+	}
+}
+
+func parseChoice(choices ...string) func(string) (string, error) {
+	return func(s string) (string, error) {
+		if !slices.Contains(choices, s) {
+			return "", fmt.Errorf("%q is not known; write one of %s", s, strings.Join(choices, ", "))
+		}
+		return s, nil
+	}
+}
+
+func parseLevel(s string) (slog.Level, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(s)); err != nil {
+		return 0, fmt.Errorf("%q is not a log level; write debug, info, warn or error", s)
+	}
+	return level, nil
+}
