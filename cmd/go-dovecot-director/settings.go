@@ -100,13 +100,24 @@ func (s *sourceSettings) check() error {
 	case s.endpointsFile != "" && s.service != "":
 		return errors.New("both --endpoints-file and --service (environment: ENDPOINTS_FILE, SERVICE) are set: the backends can come from one place only")
 	case s.endpointsFile != "":
-		return nil
+		return readable("endpoints-file", s.endpointsFile)
 	case s.service == "":
 		return errors.New("--service is missing (environment: SERVICE): the name of the backends' Service; outside of Kubernetes use --endpoints-file")
 	case s.namespace == "":
 		return errors.New("--namespace is missing (environment: NAMESPACE): the namespace of the Service " + strconv.Quote(s.service))
+	case s.kubeconfig != "":
+		return readable("kubeconfig", s.kubeconfig)
 	}
 	return nil
+}
+
+// readable reports a file that a setting names and that cannot be opened.
+func readable(setting, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("--%s (environment: %s): %w", setting, environmentName(setting), err)
+	}
+	return f.Close()
 }
 
 func (s *databaseSettings) check() error {
@@ -121,15 +132,19 @@ func (s *databaseSettings) check() error {
 		return errors.New("--database-user is missing (environment: DATABASE_USER)")
 	case s.password != "" && s.passwordFile != "":
 		return errors.New("both --database-password and --database-password-file (environment: DATABASE_PASSWORD, DATABASE_PASSWORD_FILE) are set: unset one")
-	case s.passwordFile == "":
-		return nil
 	}
-	secret, err := os.ReadFile(s.passwordFile)
+	if s.passwordFile != "" {
+		secret, err := os.ReadFile(s.passwordFile)
+		if err != nil {
+			return fmt.Errorf("--database-password-file (environment: DATABASE_PASSWORD_FILE): %w", err)
+		}
+		s.password = strings.TrimRight(string(secret), "\r\n")
+	}
+	db, err := s.open(nil) // connects to nothing
 	if err != nil {
-		return fmt.Errorf("--database-password-file (environment: DATABASE_PASSWORD_FILE): %w", err)
+		return err
 	}
-	s.password = strings.TrimRight(string(secret), "\r\n")
-	return nil
+	return db.Close()
 }
 
 // value is a flag of any type, kept with the text that it was made of.

@@ -28,36 +28,39 @@ func environment(pairs ...string) lookupEnv {
 
 func TestBadSettingsAreOneLineAndExitCodeTwo(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "no such file")
-	base := []string{"serve", "--endpoints-file", "x.yaml", "--database-url", "sqlite:x.db"}
+	const endpoints = "../../testdata/endpoints.yaml"
+	base := []string{"serve", "--endpoints-file", endpoints, "--database-url", "sqlite:x.db"}
 	for name, tc := range map[string]struct {
 		args []string
 		env  lookupEnv
 		want string
 	}{
-		"an unknown verb":                {[]string{"sing"}, none, `unknown command "sing"`},
-		"an unknown flag":                {[]string{"serve", "--colour"}, none, "unknown flag: --colour"},
-		"an argument too many":           {append(base, "x"), none, `unknown command "x"`},
-		"a bad duration":                 {append(base, "--failover-grace", "soon"), none, `"--failover-grace" flag: "soon" is not a duration; write 30s`},
-		"a negative duration":            {append(base, "--panic-grace=-1s"), none, `"--panic-grace" flag: -1s is out of bounds; the least is 0s`},
-		"a bad duration in the env":      {base, environment("TOUCH_INTERVAL", "0s"), "environment variable TOUCH_INTERVAL: 0s is out of bounds; the least is 1s"},
-		"a bad port":                     {append(base, "--database-port", "70000"), none, `"--database-port" flag: "70000" is not a port`},
-		"a bad port in the env":          {base, environment("DATABASE_PORT", "postgres"), `environment variable DATABASE_PORT: "postgres" is not a port`},
-		"a bad address":                  {append(base, "--listen", "8080"), none, `"--listen" flag: "8080" is not an address to listen on; write HOST:PORT or :PORT`},
-		"a bad template":                 {append(base, "--hash-format", "%x"), none, `"%x" is not known`},
-		"a bad choice":                   {append(base, "--unknown-users", "ignore"), none, `"ignore" is not known; write one of propose, reject`},
-		"a bad TLS mode":                 {base, environment("DATABASE_SSLMODE", "yes"), `environment variable DATABASE_SSLMODE: "yes" is not known`},
-		"a bad level":                    {append(base, "--log-level", "loud"), none, `"loud" is not a log level`},
-		"no backends":                    {[]string{"serve", "--database-url", "sqlite:x"}, none, "--service is missing (environment: SERVICE)"},
-		"no namespace":                   {[]string{"serve", "--database-url", "sqlite:x"}, environment("SERVICE", "dovecot-backend"), "--namespace is missing (environment: NAMESPACE)"},
-		"two places for backends":        {append(base, "--service", "x"), none, "both --endpoints-file and --service"},
-		"no database":                    {[]string{"serve", "--endpoints-file", "x"}, none, "--database-host is missing (environment: DATABASE_HOST), or --database-url"},
-		"no database name":               {[]string{"migrate", "--database-host", "db"}, none, "--database-name is missing (environment: DATABASE_NAME)"},
-		"no database user":               {[]string{"migrate", "--database-host", "db", "--database-name", "mail"}, none, "--database-user is missing (environment: DATABASE_USER)"},
-		"two databases":                  {base, environment("DATABASE_HOST", "db"), "both --database-url and --database-host"},
-		"two passwords":                  {append(base, "--database-password-file", secret), environment("DATABASE_PASSWORD", "secret"), "both --database-password and --database-password-file"},
-		"a password file that is absent": {append(base, "--database-password-file", secret), none, "--database-password-file (environment: DATABASE_PASSWORD_FILE): open "},
-		"a database URL of no kind":      {[]string{"migrate", "--database-url", "mysql://u:topsecret@db/mail"}, none, "database-url"},
-		"a database URL that is broken":  {[]string{"migrate", "--database-url", "postgres://u:topsecret@db:port/mail"}, none, "database-url"},
+		"an unknown verb":                  {[]string{"sing"}, none, `unknown command "sing"`},
+		"an unknown flag":                  {[]string{"serve", "--colour"}, none, "unknown flag: --colour"},
+		"an argument too many":             {append(base, "x"), none, `unknown command "x"`},
+		"a bad duration":                   {append(base, "--failover-grace", "soon"), none, `"--failover-grace" flag: "soon" is not a duration; write 30s`},
+		"a negative duration":              {append(base, "--panic-grace=-1s"), none, `"--panic-grace" flag: -1s is out of bounds; the least is 0s`},
+		"a bad duration in the env":        {base, environment("TOUCH_INTERVAL", "0s"), "environment variable TOUCH_INTERVAL: 0s is out of bounds; the least is 1s"},
+		"a bad port":                       {append(base, "--database-port", "70000"), none, `"--database-port" flag: "70000" is not a port`},
+		"a bad port in the env":            {base, environment("DATABASE_PORT", "postgres"), `environment variable DATABASE_PORT: "postgres" is not a port`},
+		"a bad address":                    {append(base, "--listen", "8080"), none, `"--listen" flag: "8080" is not an address to listen on; write HOST:PORT or :PORT`},
+		"a bad template":                   {append(base, "--hash-format", "%x"), none, `"%x" is not known`},
+		"a bad choice":                     {append(base, "--unknown-users", "ignore"), none, `"ignore" is not known; write one of propose, reject`},
+		"a bad TLS mode":                   {base, environment("DATABASE_SSLMODE", "yes"), `environment variable DATABASE_SSLMODE: "yes" is not known`},
+		"a bad level":                      {append(base, "--log-level", "loud"), none, `"loud" is not a log level`},
+		"no backends":                      {[]string{"serve", "--database-url", "sqlite:x"}, none, "--service is missing (environment: SERVICE)"},
+		"no namespace":                     {[]string{"serve", "--database-url", "sqlite:x"}, environment("SERVICE", "dovecot-backend"), "--namespace is missing (environment: NAMESPACE)"},
+		"two places for backends":          {append(base, "--service", "x"), none, "both --endpoints-file and --service"},
+		"no database":                      {[]string{"serve", "--endpoints-file", endpoints}, none, "--database-host is missing (environment: DATABASE_HOST), or --database-url"},
+		"an endpoints file that is absent": {[]string{"serve", "--endpoints-file", secret}, none, "--endpoints-file (environment: ENDPOINTS_FILE): open "},
+		"a kubeconfig that is absent":      {[]string{"serve"}, environment("SERVICE", "x", "NAMESPACE", "x", "KUBECONFIG", secret), "--kubeconfig (environment: KUBECONFIG): open "},
+		"no database name":                 {[]string{"migrate", "--database-host", "db"}, none, "--database-name is missing (environment: DATABASE_NAME)"},
+		"no database user":                 {[]string{"migrate", "--database-host", "db", "--database-name", "mail"}, none, "--database-user is missing (environment: DATABASE_USER)"},
+		"two databases":                    {base, environment("DATABASE_HOST", "db"), "both --database-url and --database-host"},
+		"two passwords":                    {append(base, "--database-password-file", secret), environment("DATABASE_PASSWORD", "secret"), "both --database-password and --database-password-file"},
+		"a password file that is absent":   {append(base, "--database-password-file", secret), none, "--database-password-file (environment: DATABASE_PASSWORD_FILE): open "},
+		"a database URL of no kind":        {[]string{"migrate", "--database-url", "mysql://u:topsecret@db/mail"}, none, "database-url"},
+		"a database URL that is broken":    {[]string{"migrate", "--database-url", "postgres://u:topsecret@db:port/mail"}, none, "database-url"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer

@@ -1,0 +1,24 @@
+// Package http is the director's two HTTP servers: the lookup API for Dovecot's proxies and the operations API for
+// Kubernetes and people. It wraps net/http completely; where both are needed, import it as directorhttp.
+//
+// # The lookup API
+//
+// POST /auth_passdb_lookup and POST /auth_userdb_lookup take {"user":"..."} and answer {"code":N,"attributes":...}. On
+// success the attributes are a flat object that always holds an IP address as host; on any other outcome they are a
+// string with the reason, the one form that Dovecot 2.3 and 2.4 both accept (2.3 refuses null, 2.4 an object).
+//
+// Every request is answered within 3 s, because a proxy asks through at most 30 auth workers: reading is limited by
+// the connection's deadlines, resolving by the context. The context is trusted: a Resolver returns when it ends.
+//
+// A proxy's auth workers keep their connections for ever. The server closes each politely after some minutes or some
+// thousand requests, and at shutdown, so that new replicas get their share of the traffic.
+//
+// # When something fails
+//
+// A fault is never answered as "wrong password" or "unknown user", but as code -1, with HTTP 503 where another replica
+// may do better. A panic in a handler costs its request only.
+//
+// # Concurrency
+//
+// All types are safe for concurrent use.
+package http

@@ -1,0 +1,121 @@
+package http
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// Slow clients are cut off. A lookup's body is small; its answer is ready within resolveLimit of the last byte.
+	headerLimit = 2 * time.Second
+	readLimit   = 3 * time.Second
+	writeLimit  = 6 * time.Second
+	idleLimit   = 5 * time.Minute
+	maxHeader   = 16 << 10
+
+	// A connection is closed after this long, more or less by a fifth so that they do not all come back at once, or
+	// after this many requests.
+	connectionAge      = 5 * time.Minute
+	connectionRequests = 10_000
+
+	// finishLimit is how long requests that are in flight get at shutdown.
+	finishLimit = 4 * time.Second
+)
+
+// Server serves a handler over HTTP/1.1: Listen, then Run.
+type Server struct {
+	server   http.Server
+	listener net.Listener
+	closing  atomic.Bool
+}
+
+// NewServer returns a server that does not listen yet. A nil log discards.
+func NewServer(handler http.Handler, log *slog.Logger) *Server {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{}
+	s.server = http.Server{
+		Handler:           s.limitConnections(handler),
+		ReadHeaderTimeout: headerLimit,
+		ReadTimeout:       readLimit,
+		WriteTimeout:      writeLimit,
+		IdleTimeout:       idleLimit,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
+			return context.WithValue(ctx, connectionKey{}, newConnection(time.Now()))
+		},
+	}
+	return s
+}
+
+// Listen binds the address, so that a port that is taken is an error here and not later. Port 0 takes a free one.
+func (s *Server) Listen(address string) error {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("cannot listen: %w", err)
+	}
+	s.listener = listener
+	return nil
+}
+
+// Addr is the address that Listen bound.
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// Close gives up a server that Listen bound and Run will not serve.
+func (s *Server) Close() error { return s.server.Close() }
+
+// Run serves until ctx ends. Then it stops accepting, lets requests in flight finish for some seconds, closes all
+// connections and returns nil.
+func (s *Server) Run(ctx context.Context) error {
+	served := make(chan error, 1)
+	go func() { served <- s.server.Serve(s.listener) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	s.closing.Store(true)
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishLimit)
+	defer cancel()
+	err := s.server.Shutdown(limit)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("requests in flight were cut off: %w", err), s.server.Close())
+	}
+	<-served
+	return err
+}
+
+type connectionKey struct{}
+
+// connection counts what one connection has had.
+type connection struct {
+	until    time.Time
+	requests atomic.Int64
+}
+
+func newConnection(now time.Time) *connection {
+	spread := time.Duration((rand.Float64()*0.4 - 0.2) * float64(connectionAge))
+	return &connection{until: now.Add(connectionAge + spread)}
+}
+
+// limitConnections closes connections that are old or have had many requests, after the answer to the last one. Dovecot's
+// auth workers keep theirs for ever otherwise, and a new replica would get no traffic.
+func (s *Server) limitConnections(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, ok := r.Context().Value(connectionKey{}).(*connection); ok {
+			if c.requests.Add(1) >= connectionRequests || s.closing.Load() || time.Now().After(c.until) {
+				w.Header().Set("Connection", "close")
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,84 @@
+package ring
+
+import (
+	"encoding/binary"
+	"math"
+
+	"github.com/cespare/xxhash/v2"
+	director "github.com/k-web-s/go-dovecot-director"
+)
+
+// Table is an immutable ring. The zero value has no members.
+type Table struct {
+	names  []string // sorted
+	owners []uint16 // per partition, an index into names
+}
+
+var _ director.Ring = (*Table)(nil)
+
+// Propose returns the member that key falls to. It does not allocate.
+func (t *Table) Propose(key string) (string, bool) {
+	if len(t.owners) == 0 {
+		return "", false
+	}
+	return t.names[t.owners[xxhash.Sum64String(key)%partitions]], true
+}
+
+// Place returns the room with the highest score of -Free/ln(h(key, backend)). It chooses each room with a probability in
+// proportion to Free, always the same for a key, and when a room closes only its own keys go elsewhere (weighted
+// rendezvous hashing). The order of rooms does not matter, equal scores go to the smaller name. A Free that is not a
+// positive finite number closes the room. It does not allocate.
+func (t *Table) Place(key string, rooms []director.Room) (string, bool) {
+	keyHash := xxhash.Sum64String(key)
+	best, bestScore := "", 0.0
+	for _, room := range rooms {
+		if !(room.Free > 0) || math.IsInf(room.Free, 1) {
+			continue
+		}
+		score := -room.Free / math.Log(uniform(keyHash, xxhash.Sum64String(room.Backend)))
+		if score > bestScore || score == bestScore && room.Backend < best {
+			best, bestScore = room.Backend, score
+		}
+	}
+	return best, best != ""
+}
+
+// uniform maps two hashes to a number in the open interval from 0 to 1: the finalizer of SplitMix64 (Steele, Lea and
+// Flood, OOPSLA 2014) over their combination, its upper 53 bits taken at the middle of their interval.
+func uniform(key, backend uint64) float64 {
+	z := key ^ (backend<<32 | backend>>32)
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	z ^= z >> 31
+	return (float64(z>>11) + 0.5) / (1 << 53)
+}
+
+// Shares returns how large a share of all keys falls to each member.
+func (t *Table) Shares() map[string]float64 {
+	shares := make(map[string]float64, len(t.names))
+	for _, name := range t.names {
+		shares[name] = 0
+	}
+	for _, owner := range t.owners {
+		shares[t.names[owner]] += 1.0 / partitions
+	}
+	return shares
+}
+
+// Checksum is the xxhash64 of the names and the owners in order: equal tables have equal checksums.
+func (t *Table) Checksum() uint64 {
+	digest := xxhash.New()
+	for _, name := range t.names {
+		_, _ = digest.WriteString(name) // a hash takes everything
+		_, _ = digest.Write([]byte{0})
+	}
+	var two [2]byte
+	for _, owner := range t.owners {
+		binary.LittleEndian.PutUint16(two[:], owner)
+		_, _ = digest.Write(two[:])
+	}
+	return digest.Sum64()
+}
+
+// Owner returns the member that a partition, 0 to 65536, falls to; a key's partition is xxhash64(key) modulo 65537.
+func (t *Table) Owner(partition int) string { return t.names[t.owners[partition]] }

@@ -1,0 +1,34 @@
+// Package store keeps mappings in PostgreSQL, or in SQLite for trying the program out.
+//
+// # What it promises
+//
+// Every Get is answered by a read that began after it was called: there is no cache. Every Assign is a compare-and-set
+// that ends with the row that is true, whoever won. Lookups are batched naturally: while a statement is in flight, those
+// that come wait together and share the next one, so that a storm costs few statements and a single lookup no delay.
+//
+// The table mailbox_username_backend is used as it is, with a foreign key or without, owned by anybody, with SELECT,
+// INSERT and UPDATE on it. Nothing is created but by Migrate.
+//
+// # States
+//
+//	down --probe answers--> up --connection lost, server refuses--> down
+//	                        up --statement too slow, probe fails--> down
+//
+// While the store is down, calls fail at once with director.ErrUnavailable, and a probe tries to reach it with growing
+// pauses of at most 5 s. It starts down and is probed at once.
+//
+// # Users whom the database refuses
+//
+// A user without a mailbox (foreign key), or whose name the database's encoding cannot hold, makes the whole statement
+// fail. The batch is halved until the culprit stands alone; it gets director.ErrUserRefused, the others get their
+// answer. For a minute its assignments go in statements of their own.
+//
+// # What is authoritative
+//
+// The database's clock, for the age of rows. A statement that timed out may or may not have been carried out; a
+// compare-and-set can be repeated.
+//
+// # Concurrency
+//
+// DB is safe for concurrent use. Statements lock rows in the order of user names, so that replicas do not deadlock.
+package store

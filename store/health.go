@@ -1,0 +1,165 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	director "github.com/k-web-s/go-dovecot-director"
+)
+
+const (
+	// The probe pauses this long after its first failure and twice as long after each further one.
+	firstPause = 100 * time.Millisecond
+	maxPause   = 5 * time.Second
+	// flushLimit is how long writing the last touches may take at shutdown.
+	flushLimit = 4 * time.Second
+)
+
+// health is whether the store can be asked.
+type health struct {
+	mu       sync.Mutex
+	cause    error // nil while up
+	since    time.Time
+	answered bool
+	wake     chan struct{}
+}
+
+func (h *health) init() {
+	h.wake = make(chan struct{}, 1)
+	h.cause, h.since = errNotAsked, time.Now()
+	h.doubt()
+}
+
+// err is the error of a call that cannot be made now.
+func (h *health) err() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.cause == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", director.ErrUnavailable, h.cause)
+}
+
+// doubt asks for a probe.
+func (h *health) doubt() {
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
+}
+
+// set notes the outcome of a probe, or the cause of an outage, and reports whether it went from up to down or back, and
+// how long the state before had lasted.
+func (h *health) set(cause error) (changed bool, lasted time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	changed = (h.cause == nil) != (cause == nil)
+	if changed {
+		lasted = time.Since(h.since)
+		h.since = time.Now()
+	}
+	h.cause = cause
+	h.answered = h.answered || cause == nil
+	return changed, lasted
+}
+
+// Status is how the store is.
+type Status struct {
+	// Err is nil while the store answers. It is written for operators.
+	Err error
+	// Since is how long Err, or its absence, has lasted.
+	Since time.Time
+	// Answered is whether the store has ever answered.
+	Answered bool
+}
+
+// Status returns how the store is. It asks nobody: Run probes as soon as there is doubt.
+func (db *DB) Status() Status {
+	db.health.mu.Lock()
+	defer db.health.mu.Unlock()
+	return Status{Err: db.health.cause, Since: db.health.since, Answered: db.health.answered}
+}
+
+// Run probes the store whenever it is in doubt and writes touches, until ctx ends. Then it writes the last touches and
+// returns nil.
+func (db *DB) Run(ctx context.Context) error {
+	var flusher sync.WaitGroup
+	flusher.Go(func() { db.flushAll(ctx) })
+	defer flusher.Wait()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-db.health.wake:
+		}
+		db.recover(ctx)
+	}
+}
+
+// recover probes until the store answers or ctx ends.
+func (db *DB) recover(ctx context.Context) {
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		limit, cancel := context.WithTimeout(ctx, statementLimit)
+		err := db.database.probe(limit)
+		cancel()
+		if err == nil {
+			if changed, lasted := db.health.set(nil); changed {
+				db.log.Info("the database answers", "database", db.name, "after", lasted.Round(time.Millisecond))
+			}
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		db.database.forget()
+		_, err = db.database.explain(err)
+		db.down(err)
+		timer := time.NewTimer(pause/2 + rand.N(pause))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+	}
+}
+
+// down makes calls fail from now on. It is logged once for each cause.
+func (db *DB) down(cause error) {
+	before := db.Status().Err
+	cause = fmt.Errorf("%s: %w", db.name, cause)
+	db.health.set(cause)
+	if before == nil || before.Error() != cause.Error() {
+		db.log.Error("the database cannot be used; users whom this replica remembers are served, others get a temporary failure until it answers", "error", cause)
+	}
+}
+
+// flushAll writes touches every second, and what is left when ctx ends.
+func (db *DB) flushAll(ctx context.Context) {
+	ticker := time.NewTicker(touchEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			if db.health.err() != nil {
+				continue
+			}
+			if err := db.flush(ctx); err != nil && ctx.Err() == nil {
+				db.log.Warn("last_ts could not be written; it is tried again", "error", err)
+			}
+		case <-ctx.Done():
+			if db.health.err() != nil {
+				return
+			}
+			limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushLimit)
+			defer cancel()
+			if err := db.flush(limit); err != nil {
+				db.log.Warn("some last_ts are lost", "error", err)
+			}
+			return
+		}
+	}
+}

@@ -1,0 +1,262 @@
+// Package pgtest runs a real PostgreSQL server for tests: in a temporary folder, on a free port of 127.0.0.1, as a user
+// that is not root. Tests that need it fail where PostgreSQL is not installed, and say what to install.
+package pgtest
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	_ "github.com/lib/pq" // the driver
+)
+
+// startLimit is generous: machines that run tests are busy.
+const startLimit = time.Minute
+
+// Server is a PostgreSQL server. Its methods are for one goroutine, but for Database.
+type Server struct {
+	dir, bin   string
+	port       int
+	credential *syscall.Credential
+	log        bytes.Buffer
+	process    *os.Process
+	exited     chan struct{}
+	databases  atomic.Int32
+}
+
+// Start starts a server that lives as long as the test.
+func Start(tb testing.TB) *Server {
+	tb.Helper()
+	s, err := New()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return s
+}
+
+// New starts a server. Close stops it and removes its files.
+func New() (*Server, error) {
+	bin, err := binaries()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{bin: bin}
+	if os.Geteuid() == 0 {
+		if s.credential, err = unprivileged(); err != nil {
+			return nil, err
+		}
+	}
+	if s.port, err = freePort(); err != nil {
+		return nil, err
+	}
+	// A short path: sockets in it have at most 107 characters.
+	if s.dir, err = os.MkdirTemp("/tmp", "pgtest-"); err != nil {
+		return nil, err
+	}
+	if s.credential != nil {
+		if err := os.Chown(s.dir, int(s.credential.Uid), int(s.credential.Gid)); err != nil {
+			return nil, err
+		}
+	}
+	initdb := exec.Command(filepath.Join(bin, "initdb"), "-D", s.data(), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+	initdb.Dir = s.dir
+	initdb.SysProcAttr = &syscall.SysProcAttr{Credential: s.credential}
+	if out, err := initdb.CombinedOutput(); err != nil {
+		return nil, errors.Join(fmt.Errorf("initdb: %w\n%s", err, out), os.RemoveAll(s.dir))
+	}
+	if err := s.start(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Server) data() string { return filepath.Join(s.dir, "data") }
+
+// binaries finds the folder of PostgreSQL's programs.
+func binaries() (string, error) {
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
+	if len(found) > 0 {
+		slices.Sort(found)
+		return filepath.Dir(found[len(found)-1]), nil
+	}
+	if path, err := exec.LookPath("postgres"); err == nil {
+		return filepath.Dir(path), nil
+	}
+	return "", errors.New("PostgreSQL's server is not installed: apt-get install postgresql")
+}
+
+// unprivileged is the user to run the server as: PostgreSQL refuses root.
+func unprivileged() (*syscall.Credential, error) {
+	for _, name := range []string{"postgres", "nobody"} {
+		u, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
+		gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, err
+		}
+		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+	}
+	return nil, errors.New("neither a user postgres nor nobody: PostgreSQL does not run as root")
+}
+
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// start starts the server and waits until it answers.
+func (s *Server) start() error {
+	cmd := exec.Command(filepath.Join(s.bin, "postgres"), "-D", s.data(), "-k", s.dir, "-p", strconv.Itoa(s.port),
+		"-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=300", "-c", "shared_buffers=64MB")
+	cmd.Dir = s.dir
+	cmd.Stdout, cmd.Stderr = &s.log, &s.log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.credential, Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	s.exited = make(chan struct{})
+	go func() {
+		// The signal at the parent's death comes when the thread ends that started the process: keep it.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait()
+			close(s.exited)
+		}
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
+	s.process = cmd.Process
+	deadline := time.Now().Add(startLimit)
+	for {
+		err := s.exec("postgres", "SELECT 1")
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-s.exited:
+			return fmt.Errorf("PostgreSQL ended at its start:\n%s", s.log.String())
+		case <-time.After(20 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("PostgreSQL does not answer: %w", err)
+		}
+	}
+}
+
+func (s *Server) exec(database, statement string) error {
+	db, err := sql.Open("postgres", s.URL(database))
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	_, err = db.ExecContext(ctx, statement)
+	return err
+}
+
+// URL is the URL of a database of this server, as its superuser.
+func (s *Server) URL(database string) string {
+	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", s.port, database)
+}
+
+// Addr is the server's host and port.
+func (s *Server) Addr() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
+
+// Database creates a database and returns its URL.
+func (s *Server) Database(tb testing.TB) string {
+	tb.Helper()
+	name := fmt.Sprintf("test%d", s.databases.Add(1))
+	if err := s.exec("postgres", "CREATE DATABASE "+name); err != nil {
+		tb.Fatal(err)
+	}
+	return s.URL(name)
+}
+
+// Exec executes a statement in the database of a URL.
+func Exec(tb testing.TB, url, statement string, args ...any) {
+	tb.Helper()
+	db, err := sql.Open("postgres", url)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(statement, args...); err != nil {
+		tb.Fatalf("%s: %v", statement, err)
+	}
+}
+
+// Stop shuts the server down as an administrator does: sessions are ended.
+func (s *Server) Stop() { s.signal(syscall.SIGINT, true) }
+
+// Kill ends the server at once, as a power cut does.
+func (s *Server) Kill() { s.signal(syscall.SIGQUIT, true) }
+
+// Freeze stops the server's processes without ending them: connections stay open and silent.
+func (s *Server) Freeze() { s.signalAll(syscall.SIGSTOP) }
+
+// Thaw lets them go on.
+func (s *Server) Thaw() { s.signalAll(syscall.SIGCONT) }
+
+// Restart starts a server that was stopped or killed, on the same port.
+func (s *Server) Restart(tb testing.TB) {
+	tb.Helper()
+	if err := s.start(); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func (s *Server) signal(signal syscall.Signal, wait bool) {
+	_ = s.process.Signal(signal)
+	if wait {
+		<-s.exited
+	}
+}
+
+// signalAll signals the server and its children, which are sessions.
+func (s *Server) signalAll(signal syscall.Signal) {
+	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", s.process.Pid, s.process.Pid))
+	s.signal(signal, false)
+	for _, field := range bytes.Fields(children) {
+		if pid, err := strconv.Atoi(string(field)); err == nil {
+			_ = syscall.Kill(pid, signal)
+		}
+	}
+}
+
+// Close stops the server and removes its files.
+func (s *Server) Close() error {
+	if s.process != nil {
+		s.Thaw()
+		s.signal(syscall.SIGQUIT, true)
+	}
+	return os.RemoveAll(s.dir)
+}

@@ -1,0 +1,314 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	director "github.com/k-web-s/go-dovecot-director"
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
+)
+
+const (
+	// maxConnections is how many connections a replica holds at most: what its lanes, touches and probes need at once.
+	maxConnections = 8
+	// connectLimit is how long connecting to one address may take.
+	connectLimit = time.Second
+	// silenceLimit is how long a server may be silent within a statement. A cancelled context alone does not end a read
+	// from a server that is frozen or behind a black hole.
+	silenceLimit = statementLimit + 500*time.Millisecond
+)
+
+// postgres is a database in PostgreSQL. Nothing in it depends on the state of a session, so that it works through
+// PgBouncer in transaction pooling.
+type postgres struct {
+	db *sqlx.DB
+	// patient is for what may take longer than a lookup.
+	patient *sqlx.DB
+}
+
+func openPostgres(c Config) (*DB, error) {
+	config, err := postgresConfig(c)
+	if err != nil {
+		return nil, err
+	}
+	p := &postgres{}
+	if p.db, err = pool(config, silenceLimit, maxConnections); err != nil {
+		return nil, err
+	}
+	if p.patient, err = pool(config, countLimit, 1); err != nil {
+		return nil, err
+	}
+	name := fmt.Sprintf("PostgreSQL at %s, database %s", net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port))), config.Database)
+	return newDB(p, name, c.Logger), nil
+}
+
+// postgresConfig makes lib/pq's configuration.
+func postgresConfig(c Config) (pq.Config, error) {
+	config, err := pq.NewConfig(c.URL)
+	if err != nil {
+		return config, fmt.Errorf("database-url: %s", redact(err.Error(), c.URL))
+	}
+	if c.URL == "" {
+		config.Host, config.Database, config.User, config.Password = c.Host, c.Name, c.User, c.Password
+		config.SSLMode = pq.SSLMode(c.SSLMode)
+		config.Port = 5432
+		if c.Port != "" {
+			port, err := strconv.ParseUint(c.Port, 10, 16)
+			if err != nil {
+				return config, fmt.Errorf("database-port: %q is not a port", c.Port)
+			}
+			config.Port = uint16(port)
+		}
+	}
+	// One round trip for a statement with parameters instead of two, and no prepared statement that a pooler would lose.
+	config.BinaryParameters = true
+	config.ConnectTimeout = connectLimit
+	if config.ApplicationName == "" {
+		config.ApplicationName = "go-dovecot-director"
+	}
+	return config, nil
+}
+
+func pool(config pq.Config, silence time.Duration, connections int) (*sqlx.DB, error) {
+	connector, err := pq.NewConnectorConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("database settings: %w", err)
+	}
+	connector.Dialer(dialer{silence})
+	db := sqlx.NewDb(sql.OpenDB(connector), "postgres")
+	db.SetMaxOpenConns(connections)
+	db.SetMaxIdleConns(connections)
+	db.SetConnMaxIdleTime(5 * time.Minute)
+	return db, nil
+}
+
+// dialer makes connections whose reads and writes give up after a silence.
+type dialer struct{ silence time.Duration }
+
+// Dial is for lib/pq's older interface.
+func (d dialer) Dial(network, address string) (net.Conn, error) {
+	return d.DialContext(context.Background(), network, address)
+}
+
+// DialTimeout is for lib/pq's older interface.
+func (d dialer) DialTimeout(network, address string, limit time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	return d.DialContext(ctx, network, address)
+}
+
+// DialContext connects.
+func (d dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := (&net.Dialer{Timeout: connectLimit}).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return &impatientConn{conn, d.silence}, nil
+}
+
+type impatientConn struct {
+	net.Conn
+	silence time.Duration
+}
+
+func (c *impatientConn) Read(b []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(c.silence)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(b)
+}
+
+func (c *impatientConn) Write(b []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(c.silence)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(b)
+}
+
+// row is a row as statements return it: age in seconds by the server's clock.
+type row struct {
+	Username, Backend string
+	Age               float64
+}
+
+func mappings(rows []row) map[string]director.Mapping {
+	found := make(map[string]director.Mapping, len(rows))
+	for _, r := range rows {
+		found[r.Username] = director.Mapping{Backend: r.Backend, Age: max(0, time.Duration(r.Age*float64(time.Second)))}
+	}
+	return found
+}
+
+const readPostgres = `
+SELECT username, backend, extract(epoch FROM now() - last_ts)::float8 AS age
+FROM mailbox_username_backend WHERE username = ANY ($1::varchar[])`
+
+func (p *postgres) read(ctx context.Context, users []string) (map[string]director.Mapping, error) {
+	var rows []row
+	if err := p.db.SelectContext(ctx, &rows, readPostgres, pq.StringArray(users)); err != nil {
+		return nil, err
+	}
+	return mappings(rows), nil
+}
+
+// assignPostgres is the compare-and-set of many users. Where a row is there and holds something else than expected it
+// is written as it is, which makes RETURNING tell the winner's row in the same round trip; that happens in races only.
+// Rows are locked in the order of names.
+const assignPostgres = `
+WITH input AS (
+	SELECT * FROM unnest($1::varchar[], $2::varchar[], $3::varchar[]) AS input (username, was, becomes)
+)
+INSERT INTO mailbox_username_backend AS m (username, backend, last_ts)
+SELECT username, becomes, now() FROM input ORDER BY username
+ON CONFLICT (username) DO UPDATE SET
+	backend = CASE WHEN m.backend = (SELECT was FROM input WHERE input.username = m.username) THEN excluded.backend ELSE m.backend END,
+	last_ts = CASE WHEN m.backend = (SELECT was FROM input WHERE input.username = m.username) THEN excluded.last_ts ELSE m.last_ts END
+RETURNING username, backend, extract(epoch FROM now() - last_ts)::float8 AS age`
+
+func (p *postgres) assign(ctx context.Context, batch []director.Assignment) (map[string]director.Mapping, error) {
+	users, was, becomes := make(pq.StringArray, len(batch)), make(pq.StringArray, len(batch)), make(pq.StringArray, len(batch))
+	for i, a := range batch {
+		users[i], was[i], becomes[i] = a.User, a.Was, a.Becomes
+	}
+	var rows []row
+	if err := p.db.SelectContext(ctx, &rows, assignPostgres, users, was, becomes); err != nil {
+		return nil, err
+	}
+	return mappings(rows), nil
+}
+
+// touchPostgres leaves rows alone that somebody else has locked: last_ts is not worth waiting.
+const touchPostgres = `
+UPDATE mailbox_username_backend AS m SET last_ts = now()
+FROM (
+	SELECT t.username FROM mailbox_username_backend AS t
+	JOIN unnest($1::varchar[], $2::varchar[]) AS input (username, backend) ON t.username = input.username AND t.backend = input.backend
+	ORDER BY t.username FOR UPDATE OF t SKIP LOCKED
+) AS touched
+WHERE m.username = touched.username`
+
+func (p *postgres) touch(ctx context.Context, touches []touch) error {
+	users, backends := make(pq.StringArray, len(touches)), make(pq.StringArray, len(touches))
+	for i, t := range touches {
+		users[i], backends[i] = t.user, t.backend
+	}
+	_, err := p.db.ExecContext(ctx, touchPostgres, users, backends)
+	return err
+}
+
+func (p *postgres) counts(ctx context.Context) (map[string]int, error) {
+	return selectCounts(ctx, p.patient)
+}
+
+// selectCounts is the same in both databases.
+func selectCounts(ctx context.Context, db *sqlx.DB) (map[string]int, error) {
+	var rows []struct {
+		Backend string
+		Users   int
+	}
+	if err := db.SelectContext(ctx, &rows, `SELECT backend, count(*) AS users FROM mailbox_username_backend GROUP BY backend`); err != nil {
+		return nil, err
+	}
+	counts := make(map[string]int, len(rows))
+	for _, r := range rows {
+		counts[r.Backend] = r.Users
+	}
+	return counts, nil
+}
+
+// probe reads the table and asks whether it could be written.
+func (p *postgres) probe(ctx context.Context) error {
+	var readOnly bool
+	err := p.db.GetContext(ctx, &readOnly, `
+		SELECT current_setting('transaction_read_only')::bool OR pg_is_in_recovery()
+		FROM (SELECT count(*) FROM (SELECT username, backend, last_ts FROM mailbox_username_backend LIMIT 1) AS one) AS table_is_there`)
+	if err == nil && readOnly {
+		return errReadOnly
+	}
+	return err
+}
+
+var errReadOnly = errors.New("the server is read-only: a standby, or default_transaction_read_only is on")
+
+func (p *postgres) forget() {
+	p.db.SetMaxIdleConns(0)
+	p.db.SetMaxIdleConns(maxConnections)
+}
+
+func (p *postgres) close() error { return errors.Join(p.db.Close(), p.patient.Close()) }
+
+func (p *postgres) migrate(ctx context.Context) ([]string, error) {
+	var there bool
+	if err := p.patient.GetContext(ctx, &there, `SELECT to_regclass('mailbox_username_backend') IS NOT NULL`); err != nil {
+		return nil, err
+	}
+	if !there {
+		if _, err := p.patient.ExecContext(ctx, `CREATE TABLE mailbox_username_backend (
+			username varchar(255) PRIMARY KEY,
+			backend varchar(255) NOT NULL,
+			last_ts timestamptz NOT NULL
+		)`); err != nil {
+			return nil, err
+		}
+		return []string{"table mailbox_username_backend: created"}, nil
+	}
+	// Plans the very statements, which shows missing columns, rights and the missing primary key, and does nothing.
+	for _, statement := range []string{readPostgres, assignPostgres, touchPostgres} {
+		if err := p.explainStatement(ctx, statement); err != nil {
+			return nil, fmt.Errorf("table mailbox_username_backend is there, but cannot be used: %w", err)
+		}
+	}
+	return []string{"table mailbox_username_backend: is there, left as it is"}, nil
+}
+
+func (p *postgres) explainStatement(ctx context.Context, statement string) error {
+	none := pq.StringArray{}
+	args := map[string][]any{readPostgres: {none}, assignPostgres: {none, none, none}, touchPostgres: {none, none}}
+	_, err := p.patient.ExecContext(ctx, "EXPLAIN "+statement, args[statement]...)
+	return err
+}
+
+// explain turns an error into one for operators.
+func (p *postgres) explain(err error) (kind, error) {
+	e, ok := errors.AsType[*pq.Error](err)
+	if !ok {
+		if errors.Is(err, context.DeadlineExceeded) || isTimeout(err) {
+			return slow, errors.New("it does not answer in time")
+		}
+		return broken, err
+	}
+	switch e.Code {
+	case pqerror.TRDeadlockDetected, pqerror.TRSerializationFailure:
+		return retry, err
+	case pqerror.ForeignKeyViolation, pqerror.CheckViolation:
+		return refused, err
+	case pqerror.QueryCanceled, pqerror.LockNotAvailable:
+		return slow, errors.New("it does not answer in time")
+	case pqerror.UndefinedTable:
+		return broken, errors.New("the table mailbox_username_backend is missing: run 'go-dovecot-director migrate', or look at the search_path")
+	case pqerror.InsufficientPrivilege:
+		return broken, fmt.Errorf("%s: GRANT SELECT, INSERT, UPDATE ON mailbox_username_backend to the director's user", e.Message)
+	case pqerror.InvalidPassword, pqerror.InvalidAuthorizationSpecification:
+		return broken, fmt.Errorf("%s: look at DATABASE_USER and DATABASE_PASSWORD", e.Message)
+	case pqerror.ReadOnlySQLTransaction:
+		return broken, errReadOnly
+	case pqerror.TooManyConnections:
+		return broken, fmt.Errorf("%s: raise max_connections, or use a pooler", e.Message)
+	}
+	if e.Code.Class() == "22" { // data exception: too long, not in the server's encoding
+		return refused, err
+	}
+	return broken, err
+}
+
+func isTimeout(err error) bool {
+	t, ok := errors.AsType[net.Error](err)
+	return ok && t.Timeout()
+}

@@ -1,0 +1,455 @@
+package store_test
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	director "github.com/k-web-s/go-dovecot-director"
+	"github.com/k-web-s/go-dovecot-director/store"
+	"github.com/k-web-s/go-dovecot-director/store/pgtest"
+)
+
+func TestMigrateCreatesAndThenLeavesAlone(t *testing.T) {
+	for name, url := range map[string]string{"PostgreSQL": server.Database(t), "SQLite": "sqlite:" + t.TempDir() + "/x.db"} {
+		first, second := strings.Join(migrate(t, url), "\n"), strings.Join(migrate(t, url), "\n")
+		if !strings.Contains(first, "created") || !strings.Contains(second, "left as it is") || strings.Contains(second, "created") {
+			t.Errorf("%s: first %q, then %q", name, first, second)
+		}
+	}
+}
+
+func TestMigrateSaysWhatIsWrongWithATable(t *testing.T) {
+	for name, tc := range map[string]struct{ statement, want string }{
+		"a missing column":      {`CREATE TABLE mailbox_username_backend (username varchar(255) PRIMARY KEY, backend varchar(255) NOT NULL)`, "last_ts"},
+		"no primary key":        {`CREATE TABLE mailbox_username_backend (username varchar(255), backend varchar(255) NOT NULL, last_ts timestamptz NOT NULL)`, "unique"},
+		"a column of no use":    {`CREATE TABLE mailbox_username_backend (username varchar(255) PRIMARY KEY, backend int NOT NULL, last_ts timestamptz NOT NULL)`, "integer"},
+		"another kind of thing": {`CREATE VIEW mailbox_username_backend AS SELECT 'a'::varchar AS username, 'b'::varchar AS backend, now() AS last_ts`, "view"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url := server.Database(t)
+			pgtest.Exec(t, url, tc.statement)
+			db, err := store.Open(store.Config{URL: url})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close()
+			if _, err := db.Migrate(t.Context()); err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("error %v, want one with %q", err, tc.want)
+			}
+		})
+	}
+}
+
+// TestMinimalRights works with a table that another role owns, with the foreign key, and no right but three on it.
+func TestMinimalRights(t *testing.T) {
+	admin := server.Database(t)
+	role := fmt.Sprintf("director%d", rand.Uint32())
+	password := `p@ss:w/o?r#d '"\%41`
+	for _, statement := range []string{
+		`CREATE TABLE mailbox (username varchar(255) PRIMARY KEY)`,
+		`INSERT INTO mailbox VALUES ('ada')`,
+		`CREATE TABLE mailbox_username_backend (username varchar(255) NOT NULL PRIMARY KEY REFERENCES mailbox(username) ON DELETE CASCADE,
+			backend varchar(255) NOT NULL, last_ts timestamptz NOT NULL)`,
+		`CREATE ROLE ` + role + ` LOGIN PASSWORD '` + strings.ReplaceAll(password, "'", "''") + `'`,
+		`GRANT SELECT, INSERT, UPDATE ON mailbox_username_backend TO ` + role,
+		`REVOKE CREATE ON SCHEMA public FROM PUBLIC`,
+	} {
+		pgtest.Exec(t, admin, statement)
+	}
+	u, err := url.Parse(admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, port, _ := net.SplitHostPort(u.Host)
+	for name, config := range map[string]store.Config{
+		"by fields": {Host: host, Port: port, Name: strings.TrimPrefix(u.Path, "/"), User: role, Password: password, SSLMode: "prefer"},
+		"by URL":    {URL: "postgres://" + role + "@" + u.Host + u.Path, Password: password, SSLMode: "disable"},
+	} {
+		db := open(t, config)
+		if m, err := db.Assign(t.Context(), director.Assignment{User: "ada", Becomes: "backend-0"}); err != nil || m.Backend != "backend-0" {
+			t.Errorf("%s: %+v, %v", name, m, err)
+		}
+		if _, err := db.Assign(t.Context(), director.Assignment{User: "nobody", Becomes: "backend-0"}); !errors.Is(err, director.ErrUserRefused) {
+			t.Errorf("%s: %v", name, err)
+		}
+		db.Touch("ada", "backend-0")
+		if _, err := db.Migrate(t.Context()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := db.Counts(t.Context()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestOutagesAreExplained holds that an operator reads what to do.
+func TestOutagesAreExplained(t *testing.T) {
+	admin := server.Database(t)
+	u, _ := url.Parse(admin)
+	role := fmt.Sprintf("poor%d", rand.Uint32())
+	pgtest.Exec(t, admin, `CREATE ROLE `+role+` LOGIN`)
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	readOnly := migrated(t, server)
+	withTable := migrated(t, server)
+	for name, tc := range map[string]struct{ url, want string }{
+		"no server":          {"postgres://u:topsecret@" + closed.Addr().String() + "/mail?sslmode=disable", "connection refused"},
+		"no such database":   {"postgres://postgres@" + u.Host + "/nosuch?sslmode=disable", `"nosuch" does not exist`},
+		"no such user":       {"postgres://nosuch@" + u.Host + u.Path + "?sslmode=disable", `"nosuch" does not exist`},
+		"no TLS":             {"postgres://postgres@" + u.Host + u.Path + "?sslmode=require", "SSL"},
+		"no table":           {admin, "run 'go-dovecot-director migrate'"},
+		"no rights":          {strings.Replace(withTable, "postgres@", role+"@", 1), "GRANT SELECT, INSERT, UPDATE"},
+		"a read-only server": {readOnly + "&default_transaction_read_only=on", "read-only"},
+		"no SQLite file":     {"sqlite:" + t.TempDir() + "/none.db", "run 'go-dovecot-director migrate"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := run(t, store.Config{URL: tc.url})
+			until(t, "the cause is known: "+tc.want, func() bool {
+				err := db.Status().Err
+				return err != nil && strings.Contains(err.Error(), tc.want)
+			})
+			_, err := db.Get(t.Context(), "ada")
+			if !errors.Is(err, director.ErrUnavailable) || strings.Contains(err.Error(), "topsecret") {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}
+
+func TestBadConfigurationShowsNoPassword(t *testing.T) {
+	for _, url := range []string{
+		"mysql://u:topsecret@db/mail", "postgres://u:topsecret@db:port/mail", "postgres://u:topsecret@db:99999/mail", "postgres://u:topsecret@[::1/mail",
+		"postgres://u:topsecret%zz@db/mail", "postgres://u:topsecret@db/mail?sslmode=maybe", "sqlite:", "host=db password=topsecret", "://u:topsecret@db",
+	} {
+		if _, err := store.Open(store.Config{URL: url}); err == nil || strings.Contains(err.Error(), "topsecret") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: error %v", url, err)
+		}
+	}
+}
+
+// traffic looks users up and assigns new ones until stop, and tells what happened.
+type traffic struct {
+	ok, unavailable, wrong atomic.Int64
+	slowest                atomic.Int64
+	stop                   chan struct{}
+	wg                     sync.WaitGroup
+}
+
+func drive(t *testing.T, db *store.DB) *traffic {
+	tr := &traffic{stop: make(chan struct{})}
+	for n := range 8 {
+		tr.wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-tr.stop:
+					return
+				default:
+				}
+				user := fmt.Sprintf("user-%d-%d", n, i%50)
+				start := time.Now()
+				m, err := db.Assign(context.Background(), director.Assignment{User: user, Becomes: "backend-" + user})
+				if err == nil {
+					m, err = db.Get(context.Background(), user)
+				}
+				if took := int64(time.Since(start)); took > tr.slowest.Load() {
+					tr.slowest.Store(took)
+				}
+				switch {
+				case err == nil && m.Backend == "backend-"+user:
+					tr.ok.Add(1)
+				case errors.Is(err, director.ErrUnavailable):
+					tr.unavailable.Add(1)
+					time.Sleep(time.Millisecond)
+				default:
+					t.Errorf("%s: %+v, %v", user, m, err)
+					tr.wrong.Add(1)
+					return
+				}
+			}
+		})
+	}
+	return tr
+}
+
+func (tr *traffic) end() {
+	close(tr.stop)
+	tr.wg.Wait()
+}
+
+// goesOn waits until lookups are answered again without an error for a while.
+func (tr *traffic) goesOn(t *testing.T) {
+	t.Helper()
+	until(t, "lookups are answered", func() bool {
+		ok, unavailable := tr.ok.Load(), tr.unavailable.Load()
+		time.Sleep(100 * time.Millisecond)
+		return tr.ok.Load() > ok+10 && tr.unavailable.Load() == unavailable
+	})
+}
+
+func TestTheServerIsRestarted(t *testing.T) {
+	for name, end := range map[string]func(*pgtest.Server){"stopped": (*pgtest.Server).Stop, "killed": (*pgtest.Server).Kill} {
+		t.Run(name, func(t *testing.T) {
+			s := pgtest.Start(t)
+			var log bytes.Buffer
+			db := open(t, store.Config{URL: migrated(t, s), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			tr := drive(t, db)
+			defer tr.end()
+			tr.goesOn(t)
+			end(s)
+			until(t, "the outage is noticed", func() bool { return db.Status().Err != nil && tr.unavailable.Load() > 0 })
+			if !db.Status().Answered {
+				t.Error("it is forgotten that the store once answered")
+			}
+			s.Restart(t)
+			tr.goesOn(t)
+			if db.Status().Err != nil {
+				t.Error(db.Status().Err)
+			}
+		})
+	}
+}
+
+// TestStaleConnectionsAreNotNoticed restarts the server while nothing is asked: the next lookups find dead connections
+// in the pool and are answered all the same.
+func TestStaleConnectionsAreNotNoticed(t *testing.T) {
+	s := pgtest.Start(t)
+	db := open(t, store.Config{URL: migrated(t, s)})
+	tr := drive(t, db)
+	tr.goesOn(t)
+	tr.end()
+	s.Stop()
+	s.Restart(t)
+	var wg sync.WaitGroup
+	for i := range 100 {
+		wg.Go(func() {
+			if _, err := db.Get(context.Background(), fmt.Sprintf("user-%d", i)); !errors.Is(err, director.ErrNoMapping) {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestTheServerIsFrozen(t *testing.T) {
+	s := pgtest.Start(t)
+	db := open(t, store.Config{URL: migrated(t, s)})
+	tr := drive(t, db)
+	tr.goesOn(t)
+	s.Freeze()
+	until(t, "calls fail", func() bool { return db.Status().Err != nil })
+	failed := tr.unavailable.Load()
+	until(t, "calls fail at once", func() bool { return tr.unavailable.Load() > failed+100 })
+	s.Thaw()
+	tr.goesOn(t)
+	tr.end()
+}
+
+// TestALockedTableIsWaitedForALittle lets another session lock the table, as a migration of its owner does.
+func TestALockedTableIsWaitedForALittle(t *testing.T) {
+	u := migrated(t, server)
+	db := open(t, store.Config{URL: u})
+	pgtest.Exec(t, u, `CREATE FUNCTION wait() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+		LOCK TABLE mailbox_username_backend; PERFORM pg_advisory_lock(1); END $$`)
+	var locker sync.WaitGroup
+	release := hold(t, u)
+	locker.Go(func() { pgtest.Exec(t, u, `SELECT wait()`) })
+	until(t, "lookups are refused", func() bool {
+		_, err := db.Get(t.Context(), "ada")
+		return errors.Is(err, director.ErrUnavailable)
+	})
+	release()
+	locker.Wait()
+	until(t, "lookups are answered", func() bool {
+		_, err := db.Get(t.Context(), "ada")
+		return errors.Is(err, director.ErrNoMapping)
+	})
+}
+
+// hold takes the advisory lock that wait waits for, and returns how to let go of it.
+func hold(t *testing.T, u string) (release func()) {
+	t.Helper()
+	db, err := sql.Open("postgres", u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.ExecContext(t.Context(), `SELECT pg_advisory_lock(1)`); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		conn.Close()
+		db.Close()
+	}
+}
+
+// TestABlackHole puts a proxy before the server that stops passing anything on.
+func TestABlackHole(t *testing.T) {
+	u := migrated(t, server)
+	hole := newHole(t, server.Addr())
+	db := open(t, store.Config{URL: strings.Replace(u, server.Addr(), hole.addr(), 1)})
+	tr := drive(t, db)
+	tr.goesOn(t)
+	hole.swallow.Store(true)
+	until(t, "calls fail", func() bool { return db.Status().Err != nil && tr.unavailable.Load() > 100 })
+	hole.swallow.Store(false)
+	tr.goesOn(t)
+	tr.end()
+}
+
+// hole is a TCP proxy that can swallow everything.
+type hole struct {
+	listener net.Listener
+	swallow  atomic.Bool
+}
+
+func newHole(t *testing.T, target string) *hole {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &hole{listener: l}
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(func() {
+		cancel()
+		l.Close()
+		wg.Wait()
+	})
+	wg.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			upstream, err := net.Dial("tcp", target)
+			if err != nil {
+				client.Close()
+				continue
+			}
+			context.AfterFunc(ctx, func() { client.Close(); upstream.Close() })
+			for _, way := range [][2]net.Conn{{client, upstream}, {upstream, client}} {
+				wg.Go(func() {
+					_, _ = io.Copy(&swallower{h, way[1]}, way[0])
+					way[1].Close()
+				})
+			}
+		}
+	})
+	return h
+}
+
+func (h *hole) addr() string { return h.listener.Addr().String() }
+
+type swallower struct {
+	hole *hole
+	to   net.Conn
+}
+
+func (s *swallower) Write(b []byte) (int, error) {
+	if s.hole.swallow.Load() {
+		return len(b), nil
+	}
+	return s.to.Write(b)
+}
+
+// TestTouchesSurviveShutdown holds that what was touched is written when Run ends.
+func TestTouchesSurviveShutdown(t *testing.T) {
+	u := migrated(t, server)
+	pgtest.Exec(t, u, `INSERT INTO mailbox_username_backend SELECT 'user-' || n, 'backend-0', now() - interval '1 hour' FROM generate_series(1, 2000) AS n`)
+	db, err := store.Open(store.Config{URL: u})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- db.Run(ctx) }()
+	until(t, "up", func() bool { return db.Status().Err == nil })
+	for n := range 2000 {
+		db.Touch(fmt.Sprintf("user-%d", n+1), "backend-0")
+	}
+	cancel()
+	if err := errors.Join(<-done, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	other := open(t, store.Config{URL: u})
+	for n := range 2000 {
+		if m, err := other.Get(t.Context(), fmt.Sprintf("user-%d", n+1)); err != nil || m.Age > 30*time.Minute {
+			t.Fatalf("user-%d: %+v, %v", n+1, m, err)
+		}
+	}
+}
+
+// TestManyKnownUsers looks 100,000 users up with 32 clients; every answer must be the table's.
+func TestManyKnownUsers(t *testing.T) {
+	const users, clients = 100_000, 32
+	u := migrated(t, server)
+	pgtest.Exec(t, u, `INSERT INTO mailbox_username_backend SELECT 'user-' || n, 'backend-' || n % 17, now() FROM generate_series(0, 99999) AS n`)
+	db := open(t, store.Config{URL: u})
+	order := rand.Perm(users)
+	var wg sync.WaitGroup
+	for c := range clients {
+		wg.Go(func() {
+			for i := c; i < users; i += clients {
+				n := order[i]
+				m, err := db.Get(context.Background(), fmt.Sprintf("user-%d", n))
+				if err != nil || m.Backend != fmt.Sprintf("backend-%d", n%17) {
+					t.Errorf("user-%d: %+v, %v", n, m, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestSixteenDirectorsRaceOnNewUsers lets 16 handles assign 10,000 new users at once, each in an order of its own.
+func TestSixteenDirectorsRaceOnNewUsers(t *testing.T) {
+	const users, directors, each = 10_000, 16, 8
+	u := migrated(t, server)
+	told := make([][]string, directors)
+	var wg sync.WaitGroup
+	for d := range directors {
+		db := open(t, store.Config{URL: u})
+		told[d] = make([]string, users)
+		order := rand.Perm(users)
+		for c := range each {
+			wg.Go(func() {
+				for i := c; i < users; i += each {
+					m, err := db.Assign(context.Background(), director.Assignment{User: fmt.Sprintf("user-%d", order[i]), Becomes: fmt.Sprintf("backend-%d", d)})
+					if err != nil {
+						t.Errorf("director %d: %v", d, err)
+						return
+					}
+					told[d][order[i]] = m.Backend
+				}
+			})
+		}
+	}
+	wg.Wait()
+	for n := range users {
+		for d := range directors {
+			if told[d][n] != told[0][n] || told[d][n] == "" {
+				t.Fatalf("user-%d: director 0 was told %q, director %d %q", n, told[0][n], d, told[d][n])
+			}
+		}
+	}
+}

@@ -1,0 +1,183 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	director "github.com/k-web-s/go-dovecot-director"
+	"modernc.org/sqlite"
+	sqlitelib "modernc.org/sqlite/lib"
+)
+
+// sqliteDB is a database in SQLite, for trying the program out: one file, one replica. last_ts is in milliseconds of
+// Unix time.
+type sqliteDB struct {
+	path string
+	db   *sqlx.DB
+	// write lets one writer at a time try: SQLite has one, and makes the others poll for their turn.
+	write sync.Mutex
+}
+
+func openSQLite(path string, log *slog.Logger) (*DB, error) {
+	if path == "" {
+		return nil, errors.New("database-url: the path is missing; write sqlite:PATH")
+	}
+	// mode=rw does not create the file: that is migrate's.
+	query := url.Values{"mode": {"rw"}, "_txlock": {"immediate"}, "_pragma": {"busy_timeout(800)", "journal_mode(WAL)", "foreign_keys(1)", "synchronous(NORMAL)"}}
+	db, err := sqlx.Open("sqlite", "file:"+url.PathEscape(path)+"?"+query.Encode())
+	if err != nil {
+		return nil, fmt.Errorf("database-url: %w", err)
+	}
+	db.SetMaxOpenConns(4)
+	db.SetMaxIdleConns(4)
+	return newDB(&sqliteDB{path: path, db: db}, "SQLite in "+path, log), nil
+}
+
+const sqliteNow = `CAST(unixepoch('subsec') * 1000 AS INTEGER)`
+
+func (s *sqliteDB) read(ctx context.Context, users []string) (map[string]director.Mapping, error) {
+	list, err := json.Marshal(users)
+	if err != nil {
+		return nil, err
+	}
+	var rows []row
+	err = s.db.SelectContext(ctx, &rows, `
+		SELECT username, backend, (`+sqliteNow+` - last_ts) / 1000.0 AS age
+		FROM mailbox_username_backend WHERE username IN (SELECT value FROM json_each(?))`, string(list))
+	if err != nil {
+		return nil, err
+	}
+	return mappings(rows), nil
+}
+
+func (s *sqliteDB) assign(ctx context.Context, batch []director.Assignment) (map[string]director.Mapping, error) {
+	s.write.Lock()
+	defer s.write.Unlock()
+	tx, err := s.db.BeginTxx(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer tx.Rollback()
+	rows := make([]row, len(batch))
+	for i, a := range batch {
+		err := tx.GetContext(ctx, &rows[i], `
+			INSERT INTO mailbox_username_backend AS m (username, backend, last_ts) VALUES (?1, ?3, `+sqliteNow+`)
+			ON CONFLICT (username) DO UPDATE SET
+				backend = CASE WHEN m.backend = ?2 THEN excluded.backend ELSE m.backend END,
+				last_ts = CASE WHEN m.backend = ?2 THEN excluded.last_ts ELSE m.last_ts END
+			RETURNING username, backend, (`+sqliteNow+` - last_ts) / 1000.0 AS age`, a.User, a.Was, a.Becomes)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return mappings(rows), tx.Commit()
+}
+
+func (s *sqliteDB) touch(ctx context.Context, touches []touch) error {
+	s.write.Lock()
+	defer s.write.Unlock()
+	tx, err := s.db.BeginTxx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	for _, t := range touches {
+		if _, err := tx.ExecContext(ctx, `UPDATE mailbox_username_backend SET last_ts = `+sqliteNow+` WHERE username = ? AND backend = ?`, t.user, t.backend); err != nil {
+			return err
+		}
+	}
+	return tx.Commit()
+}
+
+func (s *sqliteDB) counts(ctx context.Context) (map[string]int, error) {
+	return selectCounts(ctx, s.db)
+}
+
+func (s *sqliteDB) probe(ctx context.Context) error {
+	var n int
+	return s.db.GetContext(ctx, &n, `SELECT count(*) FROM (SELECT username, backend, last_ts FROM mailbox_username_backend LIMIT 1)`)
+}
+
+func (s *sqliteDB) forget() {}
+
+func (s *sqliteDB) close() error { return s.db.Close() }
+
+func (s *sqliteDB) migrate(ctx context.Context) ([]string, error) {
+	var report []string
+	f, err := os.OpenFile(s.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	switch {
+	case err == nil:
+		report = append(report, "file "+s.path+": created")
+		if err := f.Close(); err != nil {
+			return nil, err
+		}
+	case !errors.Is(err, fs.ErrExist):
+		return nil, err
+	}
+	var there int
+	if err := s.db.GetContext(ctx, &there, `SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'mailbox_username_backend'`); err != nil {
+		return report, err
+	}
+	if there > 0 {
+		if err := s.probe(ctx); err != nil {
+			return report, fmt.Errorf("table mailbox_username_backend is there, but cannot be used: %w", err)
+		}
+		return append(report, "table mailbox_username_backend: is there, left as it is"), nil
+	}
+	_, err = s.db.ExecContext(ctx, `CREATE TABLE mailbox_username_backend (
+		username TEXT PRIMARY KEY NOT NULL,
+		backend TEXT NOT NULL,
+		last_ts INTEGER NOT NULL
+	)`)
+	if err != nil {
+		return report, err
+	}
+	return append(report, "table mailbox_username_backend: created"), nil
+}
+
+// explain turns an error into one for operators.
+func (s *sqliteDB) explain(err error) (kind, error) {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return slow, errors.New("it does not answer in time")
+	}
+	e, ok := errors.AsType[*sqlite.Error](err)
+	if !ok {
+		return broken, err
+	}
+	switch e.Code() & 0xff {
+	case sqlitelib.SQLITE_CONSTRAINT:
+		return refused, err
+	case sqlitelib.SQLITE_BUSY, sqlitelib.SQLITE_LOCKED:
+		return slow, errors.New("the file is locked by another program")
+	case sqlitelib.SQLITE_INTERRUPT:
+		return slow, errors.New("it does not answer in time")
+	case sqlitelib.SQLITE_CANTOPEN:
+		if _, statErr := os.Stat(s.path); errors.Is(statErr, fs.ErrNotExist) {
+			return broken, fmt.Errorf("the file is missing: run 'go-dovecot-director migrate --database-url sqlite:%s'; the folder %s must be there", s.path, filepath.Dir(s.path))
+		}
+	case sqlitelib.SQLITE_ERROR:
+		if probe := s.tableMissing(); probe {
+			return broken, errors.New("the table mailbox_username_backend is missing: run 'go-dovecot-director migrate'")
+		}
+	}
+	return broken, err
+}
+
+// tableMissing reports whether the file holds no table of mappings.
+func (s *sqliteDB) tableMissing() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	var there int
+	err := s.db.GetContext(ctx, &there, `SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'mailbox_username_backend'`)
+	return err == nil && there == 0
+}
