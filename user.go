@@ -31,6 +31,9 @@ func ParseTemplate(source string) (Template, error) {
 	if source == "" {
 		return t, fmt.Errorf("the template is empty; the usual one is %%Lu")
 	}
+	if !utf8.ValidString(source) || strings.IndexByte(source, 0) >= 0 {
+		return t, fmt.Errorf("the template %q is not text", source)
+	}
 	rest := source
 	for rest != "" {
 		literal, after, found := strings.Cut(rest, "%")

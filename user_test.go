@@ -48,6 +48,8 @@ func TestTemplateErrorsNameTheFault(t *testing.T) {
 		"%Hu":        `"%H" is not known`,
 		"ada":        "no variable",
 		"100%%":      "no variable",
+		"\xc2%u":     "not text",
+		"\x00%u":     "not text",
 		"%u and %LX": `"%X" is not known`,
 	} {
 		if _, err := director.ParseTemplate(source); err == nil || !strings.Contains(err.Error(), want) {
