@@ -70,7 +70,7 @@ func (w *Watch) Run(ctx context.Context) error {
 		Name:    "endpoints of " + w.config.Service,
 		Backoff: &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 6, Cap: 10 * time.Second},
 	})
-	running.Go(func() { reflector.RunWithContext(ctx) })
+	running.Go(func() { reflector.RunWithContext(logr.NewContext(ctx, quiet)) })
 	running.Go(func() { w.confirmations(ctx) })
 	var provenAt time.Time
 	for {
