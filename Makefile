@@ -13,7 +13,7 @@ help: ## Print this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 .PHONY: run
-run: build ## Build the director and run it on testdata/endpoints.yaml and SQLite
+run: build ## Build the director, make its table in a SQLite file, and run it on testdata/endpoints.yaml and SQLite
 	@$(PROGRAM) migrate --database-url sqlite:$(BUILD)/director.db
 	@echo 'try in another terminal:'
 	@echo '  curl -d '\''{"user":"ada@example.org"}'\'' localhost:8080/auth_passdb_lookup'
@@ -23,7 +23,7 @@ run: build ## Build the director and run it on testdata/endpoints.yaml and SQLit
 build: ## Build the program into .build
 	@.ci/deps build
 	@mkdir -p $(BUILD)
-	CGO_ENABLED=0 $(GO) build -trimpath -o $(PROGRAM) ./cmd/go-dovecot-director
+	@CGO_ENABLED=0 $(GO) build -trimpath -o $(PROGRAM) ./cmd/go-dovecot-director
 
 .PHONY: test
 test: deps lint ## Run all tests: every room, real PostgreSQL, real Dovecot 2.3 and 2.4

@@ -28,7 +28,7 @@ func environment(pairs ...string) lookupEnv {
 
 func TestBadSettingsAreOneLineAndExitCodeTwo(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "no such file")
-	const endpoints = "../../testdata/endpoints.yaml"
+
 	base := []string{"serve", "--endpoints-file", endpoints, "--database-url", "sqlite:x.db"}
 	for name, tc := range map[string]struct {
 		args []string

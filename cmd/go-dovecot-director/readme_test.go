@@ -1,0 +1,79 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+)
+
+var update = flag.Bool("update", false, "rewrite the generated part of the README")
+
+const readme = "../../README.md"
+
+// settingsTable is the README's table of settings, made of the flags.
+func settingsTable() string {
+	fs := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	fs.SortFlags = false
+	var s settings
+	s.register(fs)
+	var b strings.Builder
+	b.WriteString("| variable | flag | default | what it is |\n| --- | --- | --- | --- |\n")
+	fs.VisitAll(func(f *pflag.Flag) {
+		usage := strings.TrimSuffix(f.Usage, " ["+environmentName(f.Name)+"]")
+		preset := f.Value.String()
+		usage = strings.TrimSuffix(usage, " (default "+preset+")")
+		if preset != "" {
+			preset = "`" + preset + "`"
+		}
+		fmt.Fprintf(&b, "| `%s` | `--%s` | %s | %s |\n", environmentName(f.Name), f.Name, preset, usage)
+	})
+	return b.String()
+}
+
+// TestReadmeSettings holds that the README lists the settings as they are.
+func TestReadmeSettings(t *testing.T) {
+	text, err := os.ReadFile(readme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const begin, end = "<!-- settings: written by TestReadmeSettings, run it with -update -->\n", "<!-- end of settings -->"
+	before, rest, ok1 := strings.Cut(string(text), begin)
+	table, after, ok2 := strings.Cut(rest, end)
+	if !ok1 || !ok2 {
+		t.Fatal("the README has no place for the settings")
+	}
+	want := "\n" + settingsTable() + "\n"
+	if table == want {
+		return
+	}
+	if *update {
+		if err := os.WriteFile(readme, []byte(before+begin+want+end+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	t.Errorf("the README's settings differ from the program's; run: go test ./cmd/... -run %s -update", t.Name())
+}
+
+// TestReadmeExamples asks what the README's curl lines ask, and holds that a reader gets the answers that stand there.
+func TestReadmeExamples(t *testing.T) {
+	text, err := os.ReadFile(readme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples := regexp.MustCompile(`(?m)^\$ curl -d '(\{.*\})' localhost:8080/auth_passdb_lookup\n(.*)$`).FindAllStringSubmatch(string(text), -1)
+	if len(examples) == 0 {
+		t.Fatal("the README has no example")
+	}
+	i := start(t, "--endpoints-file", endpoints, "--database-url", migrated(t))
+	for _, example := range examples {
+		if _, answer := i.lookup(example[1]); answer != example[2] {
+			t.Errorf("%s: the README says %s, the director %s", example[1], example[2], answer)
+		}
+	}
+}
