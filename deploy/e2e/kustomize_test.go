@@ -1,0 +1,198 @@
+package e2e_test
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/kubernetes/scheme"
+	podsecurity "k8s.io/pod-security-admission/api"
+	"k8s.io/pod-security-admission/policy"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
+
+	"github.com/k-web-s/go-dovecot-director/deploy/e2e/dovecot"
+)
+
+// render builds a folder of deploy/kustomize and decodes every object strictly: a misspelled field fails the test.
+func render(t *testing.T, folder string) []runtime.Object {
+	t.Helper()
+	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).
+		Run(filesys.MakeFsOnDisk(), dovecot.Dir("..", "kustomize", folder))
+	if err != nil {
+		t.Fatal(err)
+	}
+	decoder := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
+	var objects []runtime.Object
+	for _, resource := range built.Resources() {
+		text, err := resource.AsYAML()
+		if err != nil {
+			t.Fatal(err)
+		}
+		object, _, err := decoder.Decode(text, nil, nil)
+		if err != nil {
+			t.Fatalf("%s: %v", resource.CurId(), err)
+		}
+		objects = append(objects, object)
+	}
+	return objects
+}
+
+// the returns the only object of its type.
+func the[T runtime.Object](t *testing.T, objects []runtime.Object) T {
+	t.Helper()
+	found := all[T](objects)
+	if len(found) != 1 {
+		t.Fatalf("%d objects of type %T, want one", len(found), *new(T))
+	}
+	return found[0]
+}
+
+// all returns every object of a type.
+func all[T runtime.Object](objects []runtime.Object) (found []T) {
+	for _, object := range objects {
+		if o, ok := object.(T); ok {
+			found = append(found, o)
+		}
+	}
+	return found
+}
+
+// The manifests can be applied to a namespace that enforces the "restricted" profile, and their parts find each other.
+func TestManifests(t *testing.T) {
+	t.Parallel()
+	for _, folder := range []string{"overlays/example", "overlays/minimal-rbac"} {
+		t.Run(folder, func(t *testing.T) {
+			t.Parallel()
+			objects := render(t, folder)
+			deployment := the[*appsv1.Deployment](t, objects)
+			t.Run("pods meet the restricted profile", func(t *testing.T) { wantRestricted(t, deployment.Spec.Template) })
+			t.Run("labels and selectors fit", func(t *testing.T) { wantSelected(t, objects, deployment) })
+			t.Run("names refer to what exists", func(t *testing.T) { wantReferences(t, objects, deployment) })
+			t.Run("rights are just those on the backends' endpoints", func(t *testing.T) {
+				want := rbacv1.PolicyRule{Verbs: []string{"get", "list", "watch"}, APIGroups: []string{""}, Resources: []string{"endpoints"}}
+				if folder == "overlays/example" {
+					want.ResourceNames = []string{"dovecot-backend"}
+				}
+				if rules := the[*rbacv1.Role](t, objects).Rules; len(rules) != 1 || rules[0].String() != want.String() {
+					t.Errorf("got %v, want: %v", rules, want)
+				}
+			})
+		})
+	}
+}
+
+// wantRestricted evaluates the pods as the API server's admission would.
+func wantRestricted(t *testing.T, pods corev1.PodTemplateSpec) {
+	t.Helper()
+	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restricted := podsecurity.LevelVersion{Level: podsecurity.LevelRestricted, Version: podsecurity.LatestVersion()}
+	for _, result := range evaluator.EvaluatePod(restricted, &pods.ObjectMeta, &pods.Spec) {
+		if !result.Allowed {
+			t.Errorf("%s: %s", result.ForbiddenReason, result.ForbiddenDetail)
+		}
+	}
+	for _, c := range pods.Spec.Containers {
+		if readOnly := c.SecurityContext.ReadOnlyRootFilesystem; readOnly == nil || !*readOnly {
+			t.Errorf("%s: the root file system is writable", c.Name)
+		}
+	}
+}
+
+// wantSelected checks that everything that selects pods selects the director's, and the Service of the backends does not.
+func wantSelected(t *testing.T, objects []runtime.Object, deployment *appsv1.Deployment) {
+	t.Helper()
+	pods := labels.Set(deployment.Spec.Template.Labels)
+	selectors := map[string]*metav1.LabelSelector{
+		"Deployment":          deployment.Spec.Selector,
+		"PodDisruptionBudget": the[*policyv1.PodDisruptionBudget](t, objects).Spec.Selector,
+		"NetworkPolicy":       &the[*networkingv1.NetworkPolicy](t, objects).Spec.PodSelector,
+		"topology spread":     deployment.Spec.Template.Spec.TopologySpreadConstraints[0].LabelSelector,
+	}
+	for _, service := range all[*corev1.Service](objects) {
+		if service.Name == "go-dovecot-director" {
+			selectors["Service"] = &metav1.LabelSelector{MatchLabels: service.Spec.Selector}
+		} else if labels.SelectorFromSet(service.Spec.Selector).Matches(pods) {
+			t.Errorf("Service %s selects the director's pods", service.Name)
+		}
+	}
+	if len(selectors) != 5 {
+		t.Errorf("selectors: %v, want five", slices.Sorted(maps.Keys(selectors)))
+	}
+	for name, selector := range selectors {
+		if len(selector.MatchLabels) == 0 || !labels.SelectorFromSet(selector.MatchLabels).Matches(pods) {
+			t.Errorf("%s selects %v, the pods have %v", name, selector.MatchLabels, pods)
+		}
+	}
+}
+
+// wantReferences checks what one object says of another, and that every object lives in the namespace.
+func wantReferences(t *testing.T, objects []runtime.Object, deployment *appsv1.Deployment) {
+	t.Helper()
+	for _, object := range objects {
+		meta := object.(metav1.Object)
+		if _, namespace := object.(*corev1.Namespace); !namespace && meta.GetNamespace() != "mail" {
+			t.Errorf("%T %s is in namespace %q", object, meta.GetName(), meta.GetNamespace())
+		}
+	}
+	account := the[*corev1.ServiceAccount](t, objects)
+	binding := the[*rbacv1.RoleBinding](t, objects)
+	if s := binding.Subjects[0]; s.Name != account.Name || s.Namespace != account.Namespace {
+		t.Errorf("the RoleBinding is for %s/%s, the ServiceAccount is %s/%s", s.Namespace, s.Name, account.Namespace, account.Name)
+	}
+	if role := the[*rbacv1.Role](t, objects); binding.RoleRef.Name != role.Name {
+		t.Errorf("the RoleBinding refers to %q, the Role is %q", binding.RoleRef.Name, role.Name)
+	}
+	spec := deployment.Spec.Template.Spec
+	if spec.ServiceAccountName != account.Name {
+		t.Errorf("pods run as %q, the ServiceAccount is %q", spec.ServiceAccountName, account.Name)
+	}
+	container, secret := spec.Containers[0], the[*corev1.Secret](t, objects)
+	if from := container.EnvFrom[0].SecretRef.Name; from != secret.Name {
+		t.Errorf("settings come from Secret %q, there is %q", from, secret.Name)
+	}
+	ports := map[string]bool{}
+	for _, port := range container.Ports {
+		ports[port.Name] = true
+	}
+	for _, probe := range []*corev1.Probe{container.LivenessProbe, container.ReadinessProbe} {
+		if !ports[probe.HTTPGet.Port.String()] {
+			t.Errorf("probe %s asks port %s, the container has %v", probe.HTTPGet.Path, probe.HTTPGet.Port.String(), ports)
+		}
+	}
+	backends := slices.ContainsFunc(all[*corev1.Service](objects), func(s *corev1.Service) bool {
+		return slices.ContainsFunc(container.Env, func(e corev1.EnvVar) bool { return e.Name == "SERVICE" && e.Value == s.Name })
+	})
+	if !backends {
+		t.Error("SERVICE names no Service that is there")
+	}
+}
+
+// Every variable that the manifests set is one of the program's.
+func TestManifestsSetKnownVariables(t *testing.T) {
+	t.Parallel()
+	help := runDirector(t, "serve", "--help")
+	objects := render(t, "overlays/example")
+	names := slices.Collect(maps.Keys(the[*corev1.Secret](t, objects).StringData))
+	for _, variable := range the[*appsv1.Deployment](t, objects).Spec.Template.Spec.Containers[0].Env {
+		names = append(names, variable.Name)
+	}
+	for _, name := range names {
+		if !strings.Contains(help, "["+name+"]") {
+			t.Errorf("%s is no setting of the program:\n%s", name, help)
+		}
+	}
+}
