@@ -18,23 +18,28 @@ func TestRooms(t *testing.T) {
 		want     map[string]float64
 	}{
 		"the users of a lost backend count into the shares": {
-			backends(2), map[string]int{"dovecot-backend-0": 10, "dovecot-backend-1": 10, "dovecot-backend-2": 10},
+			backends(2),
+			map[string]int{"dovecot-backend-0": 10, "dovecot-backend-1": 10, "dovecot-backend-2": 10},
 			map[string]float64{"dovecot-backend-0": 5, "dovecot-backend-1": 5},
 		},
 		"the emptiest has the most room, the fullest none": {
-			backends(3), map[string]int{"dovecot-backend-0": 60, "dovecot-backend-1": 30},
+			backends(3),
+			map[string]int{"dovecot-backend-0": 60, "dovecot-backend-1": 30},
 			map[string]float64{"dovecot-backend-0": 0, "dovecot-backend-1": 0, "dovecot-backend-2": 30},
 		},
 		"a weight of two gets a double share": {
-			weighted, map[string]int{"gone": 40},
+			weighted,
+			map[string]int{"gone": 40},
 			map[string]float64{"dovecot-backend-0": 10, "dovecot-backend-1": 10, "dovecot-backend-2": 20},
 		},
 		"rows with an address count for its backend": {
-			backends(2), map[string]int{"192.0.2.10": 8, "192.0.2.99": 2},
+			backends(2),
+			map[string]int{"192.0.2.10": 8, "192.0.2.99": 2},
 			map[string]float64{"dovecot-backend-0": 0, "dovecot-backend-1": 5},
 		},
 		"a drained backend has no room": {
-			drained, map[string]int{"gone": 10},
+			drained,
+			map[string]int{"gone": 10},
 			map[string]float64{"dovecot-backend-0": 5, "dovecot-backend-2": 5},
 		},
 		"without counts all are equal": {

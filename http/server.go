@@ -70,8 +70,13 @@ func (s *Server) Listen(address string) error {
 // Addr is the address that Listen bound.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Close gives up a server that Listen bound and Run will not serve.
-func (s *Server) Close() error { return s.server.Close() }
+// Close gives up the address, if Run has not done so.
+func (s *Server) Close() error {
+	if err := s.listener.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
 
 // Run serves until ctx ends. Then it stops accepting, lets requests in flight finish for some seconds, closes all
 // connections and returns nil.

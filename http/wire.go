@@ -83,7 +83,9 @@ func countEscapes(raw []byte) int {
 // appendSuccess appends the answer that names a backend. Dovecot tests proxy and nopassword by presence, so they are
 // never sent as false; host must be an IP address (without one, 2.3's login process crashes).
 func appendSuccess(b []byte, addr netip.Addr, port uint16) []byte {
-	b = append(b, `{"code":1,"attributes":{"proxy":true,"nopassword":true,"host":"`...)
+	b = append(b, `{"code":`...)
+	b = strconv.AppendInt(b, codeOK, 10)
+	b = append(b, `,"attributes":{"proxy":true,"nopassword":true,"host":"`...)
 	b = addr.Unmap().WithZone("").AppendTo(b)
 	b = append(b, '"')
 	if port != 0 {

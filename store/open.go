@@ -36,7 +36,7 @@ func Open(c Config) (*DB, error) {
 	}
 	scheme, _, _ := strings.Cut(c.URL, ":")
 	if scheme != "postgres" && scheme != "postgresql" {
-		return nil, errors.New("database-url: it must begin with postgres:// or sqlite:")
+		return nil, errors.New("database-url: it must begin with postgres:// or sqlite: and a path")
 	}
 	u, err := url.Parse(c.URL)
 	if err != nil {

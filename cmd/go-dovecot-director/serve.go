@@ -73,6 +73,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		if err := l.server.Listen(l.address); err != nil {
 			return fmt.Errorf("%s: %w", l.setting, err)
 		}
+		stops.add("listener of "+l.setting, func(context.Context) error { return l.server.Close() })
 	}
 
 	stops.background("operations API", failed, ops.Run)

@@ -245,7 +245,7 @@ func (s *Server) signal(signal syscall.Signal, wait bool) {
 func (s *Server) signalAll(signal syscall.Signal) {
 	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", s.process.Pid, s.process.Pid))
 	s.signal(signal, false)
-	for _, field := range bytes.Fields(children) {
+	for field := range bytes.FieldsSeq(children) {
 		if pid, err := strconv.Atoi(string(field)); err == nil {
 			_ = syscall.Kill(pid, signal)
 		}
