@@ -54,6 +54,10 @@ vuln: ## Look for known vulnerabilities (needs the network)
 bench: ## Measure the ring against its peers in the same run
 	$(GO) test -run '^$$' -bench . -benchmem ./ring
 
+.PHONY: ring-sweep
+ring-sweep: ## Check the ring's balance and movement at every member count from 2 to 200 (some minutes)
+	$(GO) test -timeout 60m -run 'TestBalanceAndMovement' -v ./ring -sweep
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for half a minute
 	@.ci/fuzz 30s

@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/k-web-s/go-dovecot-director/store/pgtest"
 	"go.uber.org/goleak"
 )
 
@@ -170,11 +169,7 @@ func TestServeNeverCreatesTheTable(t *testing.T) {
 }
 
 func TestTwoDirectorsOnOneDatabaseAgree(t *testing.T) {
-	url := pgtest.Start(t).Database(t)
-	var stdout, stderr bytes.Buffer
-	if code := run(t.Context(), []string{"migrate", "--database-url", url}, none, &stdout, &stderr); code != 0 {
-		t.Fatal(stderr.String())
-	}
+	url := migratedPostgres(t)
 	directors := []*instance{start(t, "--endpoints-file", endpoints, "--database-url", url), start(t, "--endpoints-file", endpoints, "--database-url", url)}
 	hosts := map[string]bool{}
 	for n := range 50 {
