@@ -27,6 +27,8 @@ const (
 	// suspectFor is how long a refused user's assignments go in statements of their own.
 	suspectFor  = time.Minute
 	maxSuspects = 10_000
+	// complainEvery is how often the same fault is logged.
+	complainEvery = time.Minute
 )
 
 // database is what differs between PostgreSQL and SQLite. Users in a batch are sorted and occur once.
@@ -59,6 +61,8 @@ const (
 	refused
 	// retry: two statements were in each other's way.
 	retry
+	// faulty: this statement cannot work, others may: a missing right, another table than expected.
+	faulty
 )
 
 // touch says that user was served by backend.
@@ -76,9 +80,11 @@ type DB struct {
 
 	health health
 
-	mu       sync.Mutex
-	touches  map[string]string
-	refusals map[string]time.Time
+	mu           sync.Mutex
+	touches      map[string]string
+	refusals     map[string]time.Time
+	complained   string
+	complainedAt time.Time
 }
 
 func newDB(d database, name string, log *slog.Logger) *DB {
@@ -241,11 +247,24 @@ func attempt[T any](db *DB, batch []T, statement func(context.Context, []T) (map
 			return nil, k, fmt.Errorf("%w: %w", director.ErrUserRefused, explained)
 		case k == broken && ctx.Err() == nil:
 			db.down(explained)
-			db.health.doubt()
-		default:
-			db.health.doubt()
+		case k == faulty:
+			db.complain(explained)
 		}
+		db.health.doubt()
 		return nil, k, fmt.Errorf("%w: %s: %w", director.ErrUnavailable, db.name, explained)
+	}
+}
+
+// complain logs a fault of statements, each text once a minute.
+func (db *DB) complain(fault error) {
+	db.mu.Lock()
+	repeated := db.complained == fault.Error() && time.Since(db.complainedAt) < complainEvery
+	if !repeated {
+		db.complained, db.complainedAt = fault.Error(), time.Now()
+	}
+	db.mu.Unlock()
+	if !repeated {
+		db.log.Error("a statement cannot be carried out; the users whom it is for get a temporary failure", "database", db.name, "error", fault)
 	}
 }
 

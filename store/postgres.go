@@ -292,9 +292,9 @@ func (p *postgres) explain(err error) (kind, error) {
 	case pqerror.QueryCanceled, pqerror.LockNotAvailable:
 		return slow, errors.New("it does not answer in time")
 	case pqerror.UndefinedTable:
-		return broken, errors.New("the table mailbox_username_backend is missing: run 'go-dovecot-director migrate', or look at the search_path")
+		return faulty, errors.New("the table mailbox_username_backend is missing: run 'go-dovecot-director migrate', or look at the search_path")
 	case pqerror.InsufficientPrivilege:
-		return broken, fmt.Errorf("%s: GRANT SELECT, INSERT, UPDATE ON mailbox_username_backend to the director's user", e.Message)
+		return faulty, fmt.Errorf("%s: GRANT SELECT, INSERT, UPDATE ON mailbox_username_backend to the director's user", e.Message)
 	case pqerror.InvalidPassword, pqerror.InvalidAuthorizationSpecification:
 		return broken, fmt.Errorf("%s: look at DATABASE_USER and DATABASE_PASSWORD", e.Message)
 	case pqerror.ReadOnlySQLTransaction:
@@ -302,10 +302,13 @@ func (p *postgres) explain(err error) (kind, error) {
 	case pqerror.TooManyConnections:
 		return broken, fmt.Errorf("%s: raise max_connections, or use a pooler", e.Message)
 	}
-	if e.Code.Class() == "22" { // data exception: too long, not in the server's encoding
+	switch e.Code.Class() {
+	case "22": // data exception: too long, not in the server's encoding
 		return refused, err
+	case "08", "53", "57", "58", "XX", "28", "3D": // connection, resources, administrator, system, internal, login, database
+		return broken, err
 	}
-	return broken, err
+	return faulty, err
 }
 
 func isTimeout(err error) bool {

@@ -132,6 +132,31 @@ func TestOutagesAreExplained(t *testing.T) {
 	}
 }
 
+// TestAMissingRightHarmsOnlyWhatNeedsIt works with a role that may read and not write: known users are answered.
+func TestAMissingRightHarmsOnlyWhatNeedsIt(t *testing.T) {
+	admin := migrated(t, server)
+	role := fmt.Sprintf("reader%d", rand.Uint32())
+	pgtest.Exec(t, admin, `INSERT INTO mailbox_username_backend VALUES ('ada', 'backend-0', now())`)
+	pgtest.Exec(t, admin, `CREATE ROLE `+role+` LOGIN`)
+	pgtest.Exec(t, admin, `GRANT SELECT ON mailbox_username_backend TO `+role)
+	var log bytes.Buffer
+	db := open(t, store.Config{URL: strings.Replace(admin, "postgres@", role+"@", 1), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	for range 5 {
+		if _, err := db.Assign(t.Context(), director.Assignment{User: "new", Becomes: "backend-0"}); !errors.Is(err, director.ErrUnavailable) || !strings.Contains(err.Error(), "GRANT SELECT, INSERT, UPDATE") {
+			t.Errorf("error %v", err)
+		}
+		if m, err := db.Get(t.Context(), "ada"); err != nil || m.Backend != "backend-0" {
+			t.Errorf("%+v, %v", m, err)
+		}
+	}
+	if err := db.Status().Err; err != nil {
+		t.Errorf("the store is down: %v", err)
+	}
+	if n := strings.Count(log.String(), "GRANT"); n != 1 {
+		t.Errorf("logged %d times:\n%s", n, log.String())
+	}
+}
+
 func TestBadConfigurationShowsNoPassword(t *testing.T) {
 	for _, url := range []string{
 		"mysql://u:topsecret@db/mail", "postgres://u:topsecret@db:port/mail", "postgres://u:topsecret@db:99999/mail", "postgres://u:topsecret@[::1/mail",
