@@ -108,12 +108,15 @@ func New(config Config) *Director {
 
 // Run counts users per backend when a backend was lost and while users are being placed. It returns nil when ctx ends.
 func (d *Director) Run(ctx context.Context) error {
+	var again <-chan time.Time // while the store is down
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-d.recount:
+		case <-again:
 		}
+		again = nil
 		if d.config.Counter == nil {
 			continue
 		}
@@ -121,6 +124,8 @@ func (d *Director) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
+		case errors.Is(err, ErrUnavailable):
+			again = time.After(countsFor) // the store says itself that it is down
 		case err != nil:
 			d.log.Warn("cannot count users per backend; until it works, users of a lost backend are spread by older counts or evenly", "error", err)
 		default:

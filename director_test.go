@@ -82,6 +82,9 @@ func (m *memory) Counts(context.Context) (map[string]int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.counts++
+	if m.down {
+		return nil, director.ErrUnavailable
+	}
 	counts := map[string]int{}
 	for _, row := range m.rows {
 		counts[row.backend]++
@@ -99,6 +102,13 @@ func (m *memory) row(user string) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.rows[user].backend
+}
+
+// reset brings the store up and forgets how often it was counted.
+func (m *memory) reset() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.down, m.counts = false, 0
 }
 
 func (m *memory) setDown(down bool) {
@@ -457,8 +467,10 @@ func TestUsersAreCountedWhenABackendIsLostAndWhilePlacing(t *testing.T) {
 		for i := range 30 {
 			b.store.put(fmt.Sprintf("user-%d", i), fmt.Sprintf("dovecot-backend-%d", i%3))
 		}
+		b.store.setDown(true) // not reached yet: it is tried again
 		b.see(backends(4))
 		synctest.Wait()
+		b.store.reset()
 		time.Sleep(time.Hour)
 		for i := range 30 {
 			b.lookup(fmt.Sprintf("user-%d", i))
