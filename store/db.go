@@ -42,8 +42,6 @@ type database interface {
 	// probe proves that the table can be read.
 	probe(ctx context.Context) error
 	migrate(ctx context.Context) ([]string, error)
-	// forget drops connections that may be stale.
-	forget()
 	close() error
 	// explain turns the driver's error into one for operators and says what kind it is.
 	explain(err error) (kind, error)
@@ -225,8 +223,8 @@ func bisect[T any](batch []T, do func([]T) bool) {
 	bisect(batch[len(batch)/2:], do)
 }
 
-// attempt runs a statement within its limit. It repeats it once when the connection was stale, and some times when
-// statements were in each other's way: reads and compare-and-sets can be repeated.
+// attempt runs a statement within its limit. It repeats it some times when statements were in each other's way.
+// Connections that are found dead are replaced below, by database/sql.
 func attempt[T any](db *DB, batch []T, statement func(context.Context, []T) (map[string]director.Mapping, error)) (map[string]director.Mapping, kind, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), statementLimit)
 	defer cancel()
@@ -236,12 +234,8 @@ func attempt[T any](db *DB, batch []T, statement func(context.Context, []T) (map
 			return found, 0, nil
 		}
 		k, explained := db.database.explain(err)
-		again := ctx.Err() == nil && (k == broken && try == 0 || k == retry && try < 5)
 		switch {
-		case again && k == broken:
-			db.database.forget()
-			continue
-		case again:
+		case k == retry && try < 5 && ctx.Err() == nil:
 			continue
 		case k == refused:
 			return nil, k, fmt.Errorf("%w: %w", director.ErrUserRefused, explained)

@@ -114,7 +114,6 @@ func (db *DB) recover(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		db.database.forget()
 		_, err = db.database.explain(err)
 		db.down(err)
 		timer := time.NewTimer(pause/2 + rand.N(pause))

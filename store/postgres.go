@@ -237,12 +237,11 @@ func (p *postgres) probe(ctx context.Context) error {
 
 var errReadOnly = errors.New("the server is read-only: a standby, or default_transaction_read_only is on")
 
-func (p *postgres) forget() {
-	p.db.SetMaxIdleConns(0)
-	p.db.SetMaxIdleConns(maxConnections)
+// close ignores errors: connections that are dead already have some, and nothing is lost with them.
+func (p *postgres) close() error {
+	_, _ = p.db.Close(), p.patient.Close()
+	return nil
 }
-
-func (p *postgres) close() error { return errors.Join(p.db.Close(), p.patient.Close()) }
 
 func (p *postgres) migrate(ctx context.Context) ([]string, error) {
 	var there bool

@@ -271,6 +271,22 @@ func TestStaleConnectionsAreNotNoticed(t *testing.T) {
 	wg.Wait()
 }
 
+// TestResetConnectionsAreNotNoticed resets all connections while nothing is asked, as a firewall or a failed-over address
+// does.
+func TestResetConnectionsAreNotNoticed(t *testing.T) {
+	hole := newHole(t, server.Addr())
+	db := open(t, store.Config{URL: strings.Replace(migrated(t, server), server.Addr(), hole.addr(), 1)})
+	tr := drive(t, db)
+	tr.goesOn(t)
+	tr.end()
+	hole.reset()
+	for i := range 20 {
+		if _, err := db.Get(t.Context(), fmt.Sprintf("nobody-%d", i)); !errors.Is(err, director.ErrNoMapping) {
+			t.Error(err)
+		}
+	}
+}
+
 func TestTheServerIsFrozen(t *testing.T) {
 	s := pgtest.Start(t)
 	db := open(t, store.Config{URL: migrated(t, s)})
@@ -340,10 +356,23 @@ func TestABlackHole(t *testing.T) {
 	tr.end()
 }
 
-// hole is a TCP proxy that can swallow everything.
+// hole is a TCP proxy that can swallow everything, and reset its connections.
 type hole struct {
 	listener net.Listener
 	swallow  atomic.Bool
+
+	mu      sync.Mutex
+	clients []*net.TCPConn
+}
+
+func (h *hole) reset() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, c := range h.clients {
+		_ = c.SetLinger(0)
+		c.Close()
+	}
+	h.clients = nil
 }
 
 func newHole(t *testing.T, target string) *hole {
@@ -370,6 +399,9 @@ func newHole(t *testing.T, target string) *hole {
 				client.Close()
 				continue
 			}
+			h.mu.Lock()
+			h.clients = append(h.clients, client.(*net.TCPConn))
+			h.mu.Unlock()
 			context.AfterFunc(ctx, func() { client.Close(); upstream.Close() })
 			for _, way := range [][2]net.Conn{{client, upstream}, {upstream, client}} {
 				wg.Go(func() {

@@ -108,8 +108,6 @@ func (s *sqliteDB) probe(ctx context.Context) error {
 	return s.db.GetContext(ctx, &n, `SELECT count(*) FROM (SELECT username, backend, last_ts FROM mailbox_username_backend LIMIT 1)`)
 }
 
-func (s *sqliteDB) forget() {}
-
 func (s *sqliteDB) close() error { return s.db.Close() }
 
 func (s *sqliteDB) migrate(ctx context.Context) ([]string, error) {
