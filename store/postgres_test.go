@@ -157,6 +157,32 @@ func TestAMissingRightHarmsOnlyWhatNeedsIt(t *testing.T) {
 	}
 }
 
+// TestADatabaseInAnotherEncoding holds that a name which it cannot hold harms nobody else.
+func TestADatabaseInAnotherEncoding(t *testing.T) {
+	pgtest.Exec(t, server.URL("postgres"), `CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'`)
+	u := server.URL("latin")
+	migrate(t, u)
+	db := open(t, store.Config{URL: u})
+	var wg sync.WaitGroup
+	for i := range 50 {
+		for _, name := range []string{"ada", "Ödön", "пётр", "👩"} {
+			user := fmt.Sprintf("%s-%d", name, i)
+			wg.Go(func() {
+				_, err := db.Get(context.Background(), user)
+				m, assignErr := db.Assign(context.Background(), director.Assignment{User: user, Becomes: "backend-0"})
+				if name == "ada" || name == "Ödön" {
+					if !errors.Is(err, director.ErrNoMapping) || assignErr != nil || m.Backend != "backend-0" {
+						t.Errorf("%s: %v; %+v, %v", user, err, m, assignErr)
+					}
+				} else if !errors.Is(err, director.ErrUserRefused) || !errors.Is(assignErr, director.ErrUserRefused) {
+					t.Errorf("%s: %v; %v", user, err, assignErr)
+				}
+			})
+		}
+	}
+	wg.Wait()
+}
+
 func TestBadConfigurationShowsNoPassword(t *testing.T) {
 	for _, url := range []string{
 		"mysql://u:topsecret@db/mail", "postgres://u:topsecret@db:port/mail", "postgres://u:topsecret@db:99999/mail", "postgres://u:topsecret@[::1/mail",
