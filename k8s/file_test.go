@@ -35,6 +35,7 @@ func TestParseErrorsSayWhatAndWhere(t *testing.T) {
 		"slices of two Services":    {"kind: EndpointSlice\nmetadata: {labels: {kubernetes.io/service-name: a}}\n---\nkind: EndpointSlice\nmetadata: {labels: {kubernetes.io/service-name: b}}", `two Services, "a" and "b"`},
 		"host names in slices":      {"kind: EndpointSlice\naddressType: FQDN", "host names"},
 		"a broken address":          {"kind: Endpoints\nsubsets: [{addresses: [{ip: 192.0.2}]}]", `"192.0.2" is not an address`},
+		"truncated Endpoints":       {"kind: Endpoints\nmetadata: {annotations: {endpoints.kubernetes.io/over-capacity: truncated}}", "must not be taken for lost"},
 		"a bad item in a list":      {"kind: List\nitems: [{kind: Endpoints}, {kind: Pod}]", "item 1: kind"},
 	} {
 		if backends, err := k8s.Parse([]byte(tc.text)); err == nil || !strings.Contains(err.Error(), tc.want) {
