@@ -203,7 +203,13 @@ func (db *DB) assignBatch(batch []director.Assignment) []answer[director.Mapping
 			db.accuse(part[0].User)
 		}
 		for _, a := range part {
-			rows[a.User] = answer[director.Mapping]{value: found[a.User], err: err}
+			m, ok := found[a.User]
+			row := answer[director.Mapping]{value: m, err: err}
+			if !ok && err == nil {
+				row.err = fmt.Errorf("%w: %s: the row that was written for %q is another user's; the column username must tell all names apart", director.ErrUnavailable, db.name, a.User)
+				db.complain(row.err)
+			}
+			rows[a.User] = row
 		}
 		return true
 	})

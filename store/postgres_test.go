@@ -183,6 +183,18 @@ func TestADatabaseInAnotherEncoding(t *testing.T) {
 	wg.Wait()
 }
 
+// TestAColumnThatTakesNamesForTheSame holds that nobody is answered with another user's row.
+func TestAColumnThatTakesNamesForTheSame(t *testing.T) {
+	u := server.Database(t)
+	pgtest.Exec(t, u, `CREATE COLLATION careless (provider = icu, locale = 'und-u-ks-level2', deterministic = false)`)
+	pgtest.Exec(t, u, `CREATE TABLE mailbox_username_backend (username varchar(255) COLLATE careless PRIMARY KEY, backend varchar(255) NOT NULL, last_ts timestamptz NOT NULL)`)
+	pgtest.Exec(t, u, `INSERT INTO mailbox_username_backend VALUES ('ADA', 'backend-0', now())`)
+	db := open(t, store.Config{URL: u})
+	if m, err := db.Assign(t.Context(), director.Assignment{User: "ada", Becomes: "backend-1"}); !errors.Is(err, director.ErrUnavailable) || m.Backend != "" {
+		t.Errorf("%+v, %v", m, err)
+	}
+}
+
 func TestBadConfigurationShowsNoPassword(t *testing.T) {
 	for _, url := range []string{
 		"mysql://u:topsecret@db/mail", "postgres://u:topsecret@db:port/mail", "postgres://u:topsecret@db:99999/mail", "postgres://u:topsecret@[::1/mail",
