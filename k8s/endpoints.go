@@ -19,7 +19,7 @@ import (
 // is ready in all. Terminating pods are not listed in Endpoints at all.
 func FromEndpoints(e *corev1.Endpoints) ([]director.Backend, error) {
 	if e.Annotations[corev1.EndpointsOverCapacity] == "truncated" {
-		return nil, fmt.Errorf("Endpoints %s/%s is truncated: Kubernetes lists 1000 pods there at most, and those that are missing must not be taken for lost", e.Namespace, e.Name)
+		return nil, fmt.Errorf("the Endpoints object %s/%s is truncated: Kubernetes lists 1000 pods there at most, and those that are missing must not be taken for lost", e.Namespace, e.Name)
 	}
 	var m merge
 	for _, subset := range e.Subsets {
