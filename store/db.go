@@ -241,7 +241,7 @@ func attempt[T any](db *DB, batch []T, statement func(context.Context, []T) (map
 		}
 		k, explained := db.database.explain(err)
 		switch {
-		case k == retry && try < 5 && ctx.Err() == nil:
+		case k == retry && try < 10 && ctx.Err() == nil:
 			continue
 		case k == refused:
 			return nil, k, fmt.Errorf("%w: %w", director.ErrUserRefused, explained)

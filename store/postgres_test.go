@@ -183,6 +183,34 @@ func TestADatabaseInAnotherEncoding(t *testing.T) {
 	wg.Wait()
 }
 
+// TestStricterIsolation races on a database whose owner made repeatable read or serializable the default: statements
+// that are in each other's way fail there, and have to be repeated.
+func TestStricterIsolation(t *testing.T) {
+	for _, level := range []string{"repeatable read", "serializable"} {
+		t.Run(level, func(t *testing.T) {
+			u := migrated(t, server)
+			parsed, err := url.Parse(u)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pgtest.Exec(t, u, `ALTER DATABASE `+strings.TrimPrefix(parsed.Path, "/")+` SET default_transaction_isolation = '`+level+`'`)
+			var wg sync.WaitGroup
+			for w := range 4 {
+				db := open(t, store.Config{URL: u})
+				for _, n := range rand.Perm(200) {
+					wg.Go(func() {
+						a := director.Assignment{User: fmt.Sprintf("user-%d", n), Becomes: fmt.Sprintf("backend-%d", w)}
+						if _, err := db.Assign(context.Background(), a); err != nil {
+							t.Errorf("writer %d: %v", w, err)
+						}
+					})
+				}
+			}
+			wg.Wait()
+		})
+	}
+}
+
 // TestAColumnThatTakesNamesForTheSame holds that nobody is answered with another user's row.
 func TestAColumnThatTakesNamesForTheSame(t *testing.T) {
 	u := server.Database(t)
