@@ -85,13 +85,14 @@ type DB struct {
 	complainedAt time.Time
 }
 
-func newDB(d database, name string, log *slog.Logger) *DB {
+// newDB makes a store of a database that takes so many writers at once, with so many users in one statement.
+func newDB(d database, name string, writers, users int, log *slog.Logger) *DB {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	db := &DB{database: d, name: name, log: log, touches: map[string]string{}, refusals: map[string]time.Time{}}
 	db.reads = batcher[string, director.Mapping]{ask: db.readBatch, lanes: 2, limit: batchLimit}
-	db.assigns = batcher[director.Assignment, director.Mapping]{ask: db.assignBatch, lanes: 2, limit: batchLimit}
+	db.assigns = batcher[director.Assignment, director.Mapping]{ask: db.assignBatch, lanes: writers, limit: users}
 	db.suspects = batcher[director.Assignment, director.Mapping]{ask: db.assignBatch, lanes: 1, limit: 1}
 	db.health.init()
 	return db

@@ -46,7 +46,7 @@ func openPostgres(c Config) (*DB, error) {
 		return nil, err
 	}
 	name := fmt.Sprintf("PostgreSQL at %s, database %s", net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port))), config.Database)
-	return newDB(p, name, c.Logger), nil
+	return newDB(p, name, 2, batchLimit, c.Logger), nil
 }
 
 // postgresConfig makes lib/pq's configuration.

@@ -40,7 +40,8 @@ func openSQLite(path string, log *slog.Logger) (*DB, error) {
 	}
 	db.SetMaxOpenConns(4)
 	db.SetMaxIdleConns(4)
-	return newDB(&sqliteDB{path: path, db: db}, "SQLite in "+path, log), nil
+	// One writer, and few rows at once: it carries them out one by one, and others wait.
+	return newDB(&sqliteDB{path: path, db: db}, "SQLite in "+path, 1, 50, log), nil
 }
 
 const sqliteNow = `CAST(unixepoch('subsec') * 1000 AS INTEGER)`
