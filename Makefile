@@ -56,7 +56,7 @@ bench: ## Measure the ring against its peers in the same run
 	$(GO) test -run '^$$' -bench . -benchmem ./ring
 
 .PHONY: ring-sweep
-ring-sweep: ## Check the ring's balance and movement at every member count from 2 to 200 (some minutes)
+ring-sweep: ## Check the ring's balance and movement at every member count from 2 to 200
 	$(GO) test -timeout 60m -run 'TestBalanceAndMovement' -v ./ring -sweep
 
 .PHONY: fuzz
