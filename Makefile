@@ -56,8 +56,8 @@ bench: ## Measure the ring against its peers in the same run
 	$(GO) test -run '^$$' -bench . -benchmem ./ring
 
 .PHONY: ring-sweep
-ring-sweep: ## Check the ring's balance and movement at every member count from 2 to 200
-	$(GO) test -timeout 60m -run 'TestBalanceAndMovement' -v ./ring -sweep
+ring-sweep: ## Check the ring at every member count: balance and movement to 200, building to 1000
+	$(GO) test -timeout 60m -run 'TestBalanceAndMovement|TestAnyNumberOfMembers' -v ./ring -sweep
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for half a minute

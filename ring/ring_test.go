@@ -19,7 +19,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-var sweep = flag.Bool("sweep", false, "check balance and movement at every member count from 2 to 200")
+var sweep = flag.Bool("sweep", false, "check balance and movement at every member count from 2 to 200, and building at every one from 0 to 1000")
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -224,6 +224,12 @@ func TestHistoryDoesNotMatter(t *testing.T) {
 
 func TestAnyNumberOfMembers(t *testing.T) {
 	sizes := []int{0, 1, 2, 3, 100, 201, 500, 1000, 0, 1}
+	if *sweep {
+		sizes = sizes[:0]
+		for n := range 1001 {
+			sizes = append(sizes, n)
+		}
+	}
 	var builder ring.Builder
 	for _, n := range sizes {
 		table := builder.Build(pods(n))
