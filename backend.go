@@ -15,9 +15,11 @@ const (
 	Ready Condition = iota
 	// NotReady backends are listed but fail their readiness probe.
 	NotReady
-	// Terminating backends are being deleted. They may go on serving for their termination grace period, but take no
-	// logins from us.
+	// Terminating backends are being deleted and go on serving the sessions that they have, for their termination grace
+	// period at most. They take no logins from us.
 	Terminating
+	// Stopping backends are being deleted and fail their readiness probe already.
+	Stopping
 )
 
 // String returns the condition's word as logs and status pages show it.
@@ -29,6 +31,8 @@ func (c Condition) String() string {
 		return "not ready"
 	case Terminating:
 		return "terminating"
+	case Stopping:
+		return "stopping"
 	default:
 		return "unknown"
 	}

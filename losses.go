@@ -28,13 +28,21 @@ const forget = 24 * time.Hour
 //
 //	alive --not ready----------------------> lost, failed  --Failover--> final
 //	alive --terminating or vanished--------> lost, planned --Restart---> final
-//	lost, ordinal >= replicas wanted-------> removed, final at once
 //	lost, failed --terminating or vanished-> lost, planned (since the first loss)
+//	lost --not wanted by its StatefulSet---> lost, removed --it ended--> final
+//	lost, removed --wanted again-----------> lost, planned (from now on)
 //	lost, final or not --ready-------------> alive
 //
+// A removed backend has ended when it is not listed any more, if it was seen terminating before. If not, because only
+// Endpoints can be read or it was deleted by force, its pod may still be serving sessions: then it is taken to have
+// ended when its termination grace period is over.
+//
+// A backend that is seen terminating and still serves is never final: two backends would serve one mailbox.
+//
 // A final loss stays final until the backend is ready again: what users were once told does not flip back to waiting.
-// Only when every backend was lost do all clocks start again with the first that returns, since nobody could be moved
-// meanwhile and the others are likely to follow.
+// There are two exceptions. A removed backend that is wanted again will come back; and when every backend was lost, all
+// clocks start again with the first that returns, since nobody could be moved meanwhile and the others are likely to
+// follow.
 //
 // A Tracker has no clock and no goroutine; it is not safe for concurrent use. Equal inputs give equal views.
 type Tracker struct {
@@ -59,7 +67,7 @@ func (t *Tracker) Observe(now time.Time, s Snapshot) *View {
 		byName:     make(map[string]int, len(s.Backends)),
 		byAddr:     make(map[netip.Addr]int, len(s.Backends)),
 		losses:     maps.Clone(prev.losses),
-		replicas:   s.Replicas,
+		sets:       sortedSets(s.StatefulSets),
 		graces:     t.graces,
 	}
 	if next.losses == nil {
@@ -107,43 +115,62 @@ func (v *View) enlist(now time.Time, prev *View, backends []Backend) {
 // lose records the losses: what was alive and is not, and, in the first snapshot, what is listed and not ready. A
 // backend that is first seen later and not ready is just starting: nobody has lost it.
 func (v *View) lose(now time.Time, prev *View, backends []Backend, first bool) {
-	cause := make(map[string]Cause, len(backends))
+	listed := make(map[string]Backend, len(backends))
 	for _, b := range backends {
-		switch b.Condition {
-		case NotReady:
-			cause[b.Name] = Failed
-		case Terminating:
-			cause[b.Name] = Planned
-		}
-		if _, alive := v.byName[b.Name]; first && !alive {
-			v.losses[b.Name] = Loss{Backend: b, Cause: cause[b.Name], Since: now, Until: now.Add(v.graces.of(cause[b.Name]))}
+		listed[b.Name] = b
+		if first && b.Condition != Ready {
+			v.losses[b.Name] = Loss{Backend: b, Since: now}
 		}
 	}
 	for _, b := range prev.alive {
 		if _, alive := v.byName[b.Name]; !alive {
-			c, listed := cause[b.Name]
-			if !listed {
-				c = Planned
-			}
-			v.losses[b.Name] = Loss{Backend: b, Cause: c, Since: now, Until: now.Add(v.graces.of(c))}
+			v.losses[b.Name] = Loss{Backend: b, Since: now}
 		}
 	}
 	for name, l := range v.losses {
-		final := !now.Before(l.Until)
-		c, listed := cause[name]
-		switch {
-		case final && now.Sub(l.Until) > forget:
+		if !l.Since.Equal(now) && l.Final(now) && now.Sub(l.Until) > forget {
 			delete(v.losses, name)
 			continue
-		case final:
-			continue
-		case removed(name, v.replicas):
-			l.Cause, l.Until = Removed, now
-		case l.Cause == Failed && (!listed || c == Planned):
-			l.Cause = Planned
 		}
-		v.losses[name] = l
+		b, there := listed[name]
+		claim, set := claim(v.sets, name)
+		v.losses[name] = l.next(now, b, there, claim, set)
 	}
+}
+
+// next returns what becomes of a loss with a snapshot in which b is the backend, if it is there. A new loss has no Until
+// yet; that, and how long the wait is under panic, is judge's.
+func (l Loss) next(now time.Time, b Backend, there bool, claim membership, set StatefulSet) Loss {
+	switch {
+	case l.Cause == Removed && claim == wanted:
+		l.Cause, l.Since, l.Until = Planned, now, time.Time{}
+	case !l.Until.IsZero() && l.Final(now):
+		return l
+	case claim == unwanted:
+		l.Cause = Removed
+	case l.Cause == Removed: // its set cannot be read any more
+	case !there || b.Condition != NotReady:
+		l.Cause = Planned
+	}
+	l.Serving = there && b.Condition == Terminating
+	l.terminated = l.terminated || there && b.Condition != NotReady
+	switch {
+	case there:
+		l.gone = time.Time{}
+	case l.gone.IsZero():
+		l.gone = now
+	}
+	if claim == unwanted {
+		switch {
+		case there:
+			l.Until = l.Since.Add(set.Termination)
+		case l.terminated:
+			l.Until = l.gone
+		default:
+			l.Until = l.gone.Add(set.Termination)
+		}
+	}
+	return l
 }
 
 // restartClocks lets the users of all lost backends wait from now on.
@@ -157,17 +184,25 @@ func (v *View) restartClocks(now time.Time) {
 	}
 }
 
-// judge sets when the open losses end, under panic or not. Losses that are final stay as they are.
+// judge sets when the open losses end, under panic or not. Losses that are final stay as they are, and those of removed
+// backends, which are no surprise.
 func (v *View) judge(now time.Time) {
 	open := 0
-	for _, l := range v.losses {
-		if now.Before(l.Until) {
+	for name, l := range v.losses {
+		if l.Cause == Removed {
+			continue
+		}
+		if l.Until.IsZero() {
+			l.Until = l.Since.Add(v.graces.of(l.Cause))
+			v.losses[name] = l
+		}
+		if !l.Final(now) {
 			open++
 		}
 	}
 	panicking := 2*open > open+len(v.alive)
 	for name, l := range v.losses {
-		if !now.Before(l.Until) {
+		if l.Cause == Removed || l.Final(now) {
 			continue
 		}
 		l.Panic = panicking
@@ -188,14 +223,10 @@ func (g Graces) of(c Cause) time.Duration {
 
 // same reports whether two views differ in nothing that users or operators could see, CurrentAt aside.
 func (v *View) same(w *View) bool {
-	return v.StartedAt.Equal(w.StartedAt) && equalPointer(v.replicas, w.replicas) &&
+	return v.StartedAt.Equal(w.StartedAt) && slices.Equal(v.sets, w.sets) &&
 		slices.EqualFunc(v.alive, w.alive, sameBackend) && maps.EqualFunc(v.losses, w.losses, func(a, b Loss) bool {
-		return a.Cause == b.Cause && a.Panic == b.Panic && a.Since.Equal(b.Since) && a.Until.Equal(b.Until) && sameBackend(a.Backend, b.Backend)
+		return a.Cause == b.Cause && a.Panic == b.Panic && a.Serving == b.Serving && a.Since.Equal(b.Since) && a.Until.Equal(b.Until) && sameBackend(a.Backend, b.Backend)
 	})
-}
-
-func equalPointer(a, b *int) bool {
-	return a == b || a != nil && b != nil && *a == *b
 }
 
 func sameBackend(a, b Backend) bool {

@@ -7,6 +7,11 @@ import (
 	director "github.com/k-web-s/go-dovecot-director"
 )
 
+// scaled is a StatefulSet of that many pods, of which each may take 20 s to end.
+func scaled(replicas int) []director.StatefulSet {
+	return []director.StatefulSet{{Name: "dovecot-backend", Replicas: replicas, Termination: 20 * time.Second}}
+}
+
 func without(all []director.Backend, lost ...int) []director.Backend {
 	var rest []director.Backend
 next:
@@ -26,10 +31,11 @@ func TestTracker(t *testing.T) {
 	all := backends(5)
 	snapshot := func(b []director.Backend) director.Snapshot { return director.Snapshot{Backends: b} }
 	type want struct {
-		alive bool
-		cause director.Cause
-		until int
-		panic bool
+		alive   bool
+		cause   director.Cause
+		until   int
+		panic   bool
+		serving bool
 	}
 	for name, tc := range map[string]struct {
 		steps map[int]director.Snapshot
@@ -44,7 +50,7 @@ func TestTracker(t *testing.T) {
 			want{cause: director.Planned, until: 220},
 		},
 		"a backend that terminates was deleted on purpose": {
-			map[int]director.Snapshot{0: snapshot(all), 100: snapshot(with(all, 1, director.Terminating))},
+			map[int]director.Snapshot{0: snapshot(all), 100: snapshot(with(all, 1, director.Stopping))},
 			want{cause: director.Planned, until: 220},
 		},
 		"a planned restart stays planned while the new pod is starting": {
@@ -69,17 +75,79 @@ func TestTracker(t *testing.T) {
 			map[int]director.Snapshot{0: snapshot(all), 100: snapshot(without(all, 1)), 110: snapshot(all)},
 			want{alive: true},
 		},
-		"an ordinal that the StatefulSet does not want is removed at once": {
-			map[int]director.Snapshot{0: snapshot(all), 100: {Backends: without(all, 1, 2, 3, 4), Replicas: new(1)}},
+		"an ordinal that the StatefulSet does not want is removed; its pod may take 20s to end unseen": {
+			map[int]director.Snapshot{0: snapshot(all), 100: {Backends: without(all, 1, 2, 3, 4), StatefulSets: scaled(1)}},
+			want{cause: director.Removed, until: 120},
+		},
+		"a removed backend is waited for while it terminates and serves": {
+			map[int]director.Snapshot{
+				0: snapshot(all), 100: {Backends: with(all, 1, director.Terminating), StatefulSets: scaled(1)},
+				900: {Backends: with(all, 1, director.Terminating), StatefulSets: scaled(1)},
+			},
+			want{cause: director.Removed, until: 120, serving: true},
+		},
+		"a removed backend that was seen terminating is waited for until it is gone": {
+			map[int]director.Snapshot{
+				0: snapshot(all), 100: {Backends: with(all, 1, director.Terminating), StatefulSets: scaled(1)},
+				105: {Backends: without(all, 1), StatefulSets: scaled(1)}, 200: {Backends: without(all, 1), StatefulSets: scaled(1)},
+			},
+			want{cause: director.Removed, until: 105},
+		},
+		"a removed backend that stops is waited for as long as its pod may take to end": {
+			map[int]director.Snapshot{0: snapshot(all), 100: {Backends: with(all, 1, director.Stopping), StatefulSets: scaled(1)}},
+			want{cause: director.Removed, until: 120},
+		},
+		"a failed backend that is scaled away and vanishes may take 20s to end from then on": {
+			map[int]director.Snapshot{
+				0: snapshot(all), 100: snapshot(with(all, 1, director.NotReady)), 115: {Backends: without(all, 1), StatefulSets: scaled(1)},
+			},
+			want{cause: director.Removed, until: 135},
+		},
+		"a removed backend that is wanted again will come back": {
+			map[int]director.Snapshot{
+				0: snapshot(all), 100: {Backends: without(all, 1), StatefulSets: scaled(1)}, 200: {Backends: without(all, 1), StatefulSets: scaled(5)},
+			},
+			want{cause: director.Planned, until: 320},
+		},
+		"a removed backend stays removed when the StatefulSet cannot be read any more": {
+			map[int]director.Snapshot{
+				0: snapshot(all), 100: {Backends: with(all, 1, director.Stopping), StatefulSets: scaled(1)},
+				110: snapshot(without(all, 1)), 200: snapshot(without(all, 1)),
+			},
+			want{cause: director.Removed, until: 120},
+		},
+		"scaled to nothing and back: everybody waits for their own": {
+			map[int]director.Snapshot{
+				0: {Backends: all, StatefulSets: scaled(5)}, 100: {StatefulSets: scaled(0)}, 500: {StatefulSets: scaled(5)},
+				510: {Backends: backends(1), StatefulSets: scaled(5)},
+			},
+			want{cause: director.Planned, until: 810, panic: true},
+		},
+		"another StatefulSet's number is not ours": {
+			map[int]director.Snapshot{0: snapshot(all), 100: {Backends: without(all, 1), StatefulSets: []director.StatefulSet{{Name: "dovecot", Replicas: 0}}}},
+			want{cause: director.Planned, until: 220},
+		},
+		"ordinals may start elsewhere": {
+			map[int]director.Snapshot{0: snapshot(all), 100: {Backends: without(all, 1), StatefulSets: []director.StatefulSet{{Name: "dovecot-backend", Start: 2, Replicas: 3}}}},
 			want{cause: director.Removed, until: 100},
 		},
+		"a planned restart is waited for while the old pod serves": {
+			map[int]director.Snapshot{0: snapshot(all), 100: snapshot(with(all, 1, director.Terminating)), 900: snapshot(with(all, 1, director.Terminating))},
+			want{cause: director.Planned, until: 220, serving: true},
+		},
+		"and no longer once it does not": {
+			map[int]director.Snapshot{
+				0: snapshot(all), 100: snapshot(with(all, 1, director.Terminating)), 300: snapshot(with(all, 1, director.Stopping)),
+			},
+			want{cause: director.Planned, until: 220},
+		},
 		"an ordinal that the StatefulSet wants waits for its restart": {
-			map[int]director.Snapshot{0: snapshot(all), 100: {Backends: without(all, 1), Replicas: new(5)}},
+			map[int]director.Snapshot{0: snapshot(all), 100: {Backends: without(all, 1), StatefulSets: scaled(5)}},
 			want{cause: director.Planned, until: 220},
 		},
 		"a scale-down that is known later ends the wait then": {
-			map[int]director.Snapshot{0: snapshot(all), 100: snapshot(without(all, 1)), 110: {Backends: without(all, 1), Replicas: new(1)}},
-			want{cause: director.Removed, until: 110},
+			map[int]director.Snapshot{0: snapshot(all), 100: snapshot(without(all, 1)), 110: {Backends: without(all, 1), StatefulSets: scaled(1)}},
+			want{cause: director.Removed, until: 120},
 		},
 		"two of five at once is no panic": {
 			map[int]director.Snapshot{0: snapshot(all), 100: snapshot(with(with(all, 1, director.NotReady), 2, director.NotReady))},
@@ -111,7 +179,7 @@ func TestTracker(t *testing.T) {
 			want{cause: director.Failed, until: 130},
 		},
 		"a scale-down of most is no panic for a restart at the same time": {
-			map[int]director.Snapshot{0: snapshot(all), 100: {Backends: backends(1), Replicas: new(2)}},
+			map[int]director.Snapshot{0: snapshot(all), 100: {Backends: backends(1), StatefulSets: scaled(2)}},
 			want{cause: director.Planned, until: 220},
 		},
 		"all lost for long: the clocks start again with the first that returns": {
@@ -144,7 +212,10 @@ func TestTracker(t *testing.T) {
 				return
 			}
 			l := view.Loss("dovecot-backend-1")
-			if got := (want{cause: l.Cause, until: int(l.Until.Sub(t0) / time.Second), panic: l.Panic}); got != tc.want {
+			if l.Serving && l.Final(at(100000)) {
+				t.Error("final while it serves")
+			}
+			if got := (want{cause: l.Cause, until: int(l.Until.Sub(t0) / time.Second), panic: l.Panic, serving: l.Serving}); got != tc.want {
 				t.Errorf("got %+v, want %+v", got, tc.want)
 			}
 		})

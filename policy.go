@@ -81,6 +81,7 @@ type Policy struct {
 //	row with the address of an alive backend          assign       renamed
 //	row newer than what is known of its lost backend  hold         view_behind
 //	row, backend lost, grace                          hold         in_grace, panic
+//	row, backend terminating and still serving        hold         in_grace, panic
 //	row, backend lost for good, view not proven       hold         view_stale
 //	row, backend lost for good                        assign       placed         by room
 //
@@ -158,6 +159,9 @@ func (p Policy) lost(f Facts) Decision {
 	}
 	switch {
 	case f.Now.Before(hold.Until):
+		return hold
+	case loss.Serving:
+		hold.Until = time.Time{}
 		return hold
 	case f.Now.Sub(f.View.CurrentAt) > freshness:
 		hold.Reason, hold.Until = ViewStale, time.Time{}

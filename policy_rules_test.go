@@ -19,14 +19,14 @@ func drawFacts(t *rapid.T) director.Facts {
 		s.CurrentAt = now
 		for n := range 5 {
 			b := backend(n)
-			b.Condition = director.Condition(rapid.IntRange(0, 3).Draw(t, "condition"))
+			b.Condition = director.Condition(rapid.IntRange(0, 4).Draw(t, "condition"))
 			b.Weight = rapid.IntRange(0, 2).Draw(t, "weight")
-			if b.Condition <= director.Terminating {
+			if b.Condition <= director.Stopping {
 				s.Backends = append(s.Backends, b)
 			}
 		}
 		if rapid.Bool().Draw(t, "replicas known") {
-			s.Replicas = new(rapid.IntRange(0, 5).Draw(t, "replicas"))
+			s.StatefulSets = scaled(rapid.IntRange(0, 5).Draw(t, "replicas"))
 		}
 		view = tracker.Observe(now, s)
 	}
@@ -110,8 +110,8 @@ func TestGraceRules(t *testing.T) {
 			var s director.Snapshot
 			for n := range 5 {
 				b := backend(n)
-				b.Condition = director.Condition(rapid.IntRange(0, 3).Draw(t, "condition"))
-				if b.Condition <= director.Terminating {
+				b.Condition = director.Condition(rapid.IntRange(0, 4).Draw(t, "condition"))
+				if b.Condition <= director.Stopping {
 					s.Backends = append(s.Backends, b)
 				}
 			}
@@ -133,7 +133,7 @@ func TestGraceRules(t *testing.T) {
 				case l.Panic && wait != graces.Panic:
 					t.Fatalf("%s waits for %s in panic", l.Backend.Name, wait)
 				}
-				isFinal := !now.Before(l.Until)
+				isFinal := l.Final(now)
 				if final[l.Backend.Name] && !isFinal {
 					t.Fatalf("the wait for %s was over and is open again", l.Backend.Name)
 				}

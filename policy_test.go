@@ -99,7 +99,9 @@ func worlds() []world {
 	failed := director.Snapshot{Backends: with(all, 1, director.NotReady)}
 	vanished := director.Snapshot{Backends: append(backends(1), all[2:]...)}
 	terminating := director.Snapshot{Backends: with(all, 1, director.Terminating)}
-	removed := director.Snapshot{Backends: append(backends(1), all[2:]...), Replicas: new(1)}
+	stopping := director.Snapshot{Backends: with(all, 1, director.Stopping)}
+	removed := director.Snapshot{Backends: append(backends(1), all[2:]...), StatefulSets: scaled(1)}
+	removing := director.Snapshot{Backends: with(all, 1, director.Terminating), StatefulSets: scaled(1)}
 	most := director.Snapshot{Backends: with(with(with(all, 1, director.NotReady), 2, director.NotReady), 3, director.NotReady)}
 	everything := director.Snapshot{}
 	return []world{
@@ -114,8 +116,12 @@ func worlds() []world {
 		{"vanished for 119s", observe(lostAt100(vanished)), at(219)},
 		{"vanished for 800s", observe(proof(vanished)), at(901)},
 		{"terminating for 10s", observe(lostAt100(terminating)), at(110)},
-		{"terminating for 800s", observe(proof(terminating)), at(901)},
-		{"removed by a scale-down 1s ago", observe(lostAt100(removed)), at(101)},
+		{"terminating for 800s and still serving", observe(proof(terminating)), at(901)},
+		{"terminating for 800s, no longer serving", observe(proof(stopping)), at(901)},
+		{"removed by a scale-down 1s ago, its end cannot be seen", observe(lostAt100(removed)), at(101)},
+		{"removed by a scale-down 800s ago", observe(proof(removed)), at(901)},
+		{"removed by a scale-down 800s ago and still serving", observe(proof(removing)), at(901)},
+		{"removed by a scale-down, its end was seen 1s ago", observe(map[int]director.Snapshot{0: {Backends: all}, 100: removing, 105: removed}), at(106)},
 		{"3 of 5 not ready for 31s", observe(lostAt100(most)), at(131)},
 		{"3 of 5 not ready for 299s", observe(lostAt100(most)), at(399)},
 		{"3 of 5 not ready for 800s", observe(proof(most)), at(901)},

@@ -9,9 +9,9 @@ type Snapshot struct {
 	// Backends are all that the source lists, in any order and any condition; names are unique. What was listed before
 	// and is missing now has vanished.
 	Backends []Backend
-	// Replicas is how many pods the StatefulSet wants, nil when the source may not know. Backends with an ordinal at or
-	// above it will not come back.
-	Replicas *int
+	// StatefulSets are what the source knows of the sets that the backends belong to, names unique. Sets that it does not
+	// know, or may not read, are missing.
+	StatefulSets []StatefulSet
 	// CurrentAt is a moment at which the source knows that this was the truth: its server answered a request made then,
 	// or sent a sign of life. An open watch alone proves nothing.
 	CurrentAt time.Time

@@ -4,7 +4,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -20,13 +19,13 @@ type View struct {
 	// users of backends that it has never seen alive wait from here.
 	StartedAt time.Time
 
-	alive    []Backend // sorted by name
-	since    []time.Time
-	byName   map[string]int
-	byAddr   map[netip.Addr]int
-	losses   map[string]Loss
-	replicas *int
-	graces   Graces
+	alive  []Backend // sorted by name
+	since  []time.Time
+	byName map[string]int
+	byAddr map[netip.Addr]int
+	losses map[string]Loss
+	sets   []StatefulSet // sorted by name
+	graces Graces
 }
 
 // Cause is why a backend counts as lost.
@@ -38,7 +37,8 @@ const (
 	Failed Cause = iota
 	// Planned losses were seen terminating, or vanished from the object: somebody deleted the pod.
 	Planned
-	// Removed backends have an ordinal that their StatefulSet does not want: they will not come back.
+	// Removed backends have an ordinal that their StatefulSet does not want: they will not come back, and their users
+	// wait only until they cannot serve any more.
 	Removed
 	// Unseen backends were never seen alive by this replica; a mapping names them.
 	Unseen
@@ -69,7 +69,16 @@ type Loss struct {
 	Since, Until time.Time
 	// Panic is set while more than half of the backends are lost at once; Until is later for it.
 	Panic bool
+	// Serving is set while the backend is terminating and its readiness probe still passes: sessions that are open there
+	// go on, so its users wait, beyond Until too.
+	Serving bool
+
+	terminated bool      // it was seen terminating, so that its end can be seen too
+	gone       time.Time // when it was first not listed any more, zero while it is
 }
+
+// Final reports whether the wait is over.
+func (l Loss) Final(now time.Time) bool { return !l.Serving && !now.Before(l.Until) }
 
 // Alive returns the backends that are alive, sorted by name. The caller must not change the slice.
 func (v *View) Alive() []Backend { return v.alive }
@@ -116,8 +125,8 @@ func (v *View) Loss(name string) Loss {
 		}
 	}
 	l := Loss{Backend: Backend{Name: name}, Cause: Unseen, Since: v.StartedAt, Until: v.StartedAt.Add(v.graces.Restart)}
-	if removed(name, v.replicas) {
-		l.Cause, l.Until = Removed, l.Since
+	if claim, set := claim(v.sets, name); claim == unwanted {
+		l.Cause, l.Until = Removed, l.Since.Add(set.Termination)
 	}
 	return l
 }
@@ -131,17 +140,4 @@ func (v *View) Members() []Member {
 		}
 	}
 	return members
-}
-
-// removed reports whether the StatefulSet does not want the pod of that name any more. Pods are named NAME-ORDINAL.
-func removed(name string, replicas *int) bool {
-	if replicas == nil {
-		return false
-	}
-	i := strings.LastIndexByte(name, '-')
-	if i < 0 {
-		return false
-	}
-	ordinal, err := strconv.Atoi(name[i+1:])
-	return err == nil && ordinal >= *replicas
 }
