@@ -3,7 +3,6 @@ package k8s
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -46,11 +45,3 @@ func clientConfig(kubeconfig string) (*rest.Config, error) {
 	config.Timeout = 0 // watches are long; single requests have limits of their own
 	return config, nil
 }
-
-// confirmLimit is how long one read for Confirm may take, catchUpLimit how long the watch may lag behind it, and
-// confirmEvery how long reads are apart at least.
-const (
-	confirmLimit = 2 * time.Second
-	catchUpLimit = time.Second
-	confirmEvery = time.Second
-)

@@ -61,7 +61,7 @@ func TestRealObjects(t *testing.T) {
 		"publish-not-ready-endpoints":                 "0@21 ready imap:31143 lmtp:31024; 1@20 ready imap:31143 lmtp:31024; 2@19 ready imap:31143 lmtp:31024",
 		"publish-not-ready-endpointslice":             "0@21 ready imap:31143 lmtp:31024; 1@20 not ready imap:31143 lmtp:31024; 2@19 ready imap:31143 lmtp:31024",
 		"publish-not-ready-terminating-endpoints":     "0@21 ready imap:31143 lmtp:31024; 1@20 ready imap:31143 lmtp:31024; 2@19 ready imap:31143 lmtp:31024",
-		"publish-not-ready-terminating-endpointslice": "0@21 ready imap:31143 lmtp:31024; 1@20 terminating imap:31143 lmtp:31024; 2@19 ready imap:31143 lmtp:31024",
+		"publish-not-ready-terminating-endpointslice": "0@21 ready imap:31143 lmtp:31024; 1@20 stopping imap:31143 lmtp:31024; 2@19 ready imap:31143 lmtp:31024",
 		"scaled-to-0-endpoints":                       "",
 		"scaled-to-0-endpointslice":                   "",
 		"two-subsets-endpoints":                       "0@23 ready imap:31143 lmtp:31024; 1@27 ready imap:31144 lmtp:31024; 2@26 ready imap:31144 lmtp:31024",

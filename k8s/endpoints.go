@@ -56,10 +56,13 @@ func FromSlices(slices []discoveryv1.EndpointSlice) ([]director.Backend, error) 
 		}
 		for _, e := range slice.Endpoints {
 			condition := director.NotReady
-			switch ready := value(e.Conditions.Ready, true); {
-			case value(e.Conditions.Terminating, false):
+			serving := value(e.Conditions.Serving, value(e.Conditions.Ready, true))
+			switch terminating := value(e.Conditions.Terminating, false); {
+			case terminating && serving:
 				condition = director.Terminating
-			case value(e.Conditions.Serving, ready):
+			case terminating:
+				condition = director.Stopping
+			case serving:
 				condition = director.Ready
 			}
 			if len(e.Addresses) == 0 {
@@ -106,7 +109,7 @@ func addPort(ports map[string]uint16, name string, port int32, protocol corev1.P
 type merge struct{ byName map[string]director.Backend }
 
 // conditionOrder is which condition counts when places differ: the worst.
-var conditionOrder = map[director.Condition]int{director.Ready: 0, director.NotReady: 1, director.Terminating: 2}
+var conditionOrder = map[director.Condition]int{director.Ready: 0, director.NotReady: 1, director.Terminating: 2, director.Stopping: 3}
 
 // add adds one mention of a backend. Of two instances of a name, of which one is on its way out, the other counts. Of
 // two addresses of one instance the IPv4 one counts, then the smaller, so that all replicas choose alike.

@@ -4,24 +4,31 @@ package k8s
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
-	"github.com/go-logr/logr"
 	director "github.com/k-web-s/go-dovecot-director"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/tools/cache"
+)
+
+const (
+	// confirmEvery is how long reads for proofs are apart at least.
+	confirmEvery = time.Second
+	// maxSets is how many StatefulSets are followed at most. Pods of a Deployment may look like a set's by chance.
+	maxSets = 8
 )
 
 // WatchConfig says what to watch.
@@ -30,59 +37,215 @@ type WatchConfig struct {
 	Namespace, Service string
 	// Publish gets the snapshots, one call at a time.
 	Publish func(director.Snapshot)
-	// Logger gets failures and their ends; nil discards.
+	// Logger gets failures and their ends, and where the backends are read from; nil discards.
 	Logger *slog.Logger
 }
 
-// Watch follows the Endpoints of one Service.
+// Watch follows the backends of one Service: by its EndpointSlices if that right is given, else by its Endpoints, and by
+// the StatefulSets that the pods belong to if that right is given.
 type Watch struct {
-	config    WatchConfig
-	log       *slog.Logger
-	endpoints typedcorev1.EndpointsInterface
-	ask       chan struct{} // Confirm was called
-	changed   chan struct{} // the object changed
-	proofs    chan time.Time
+	config            WatchConfig
+	log               *slog.Logger
+	pace              pace
+	slices, endpoints *feed
+	ask               chan struct{} // Confirm was called
+	changed           chan struct{} // a feed has news
+	proofs            chan time.Time
+	settling          settling
+	shown             *feed // what was published last came from here
+	locked            bool  // no right is left, and that was logged
 
-	mu      sync.Mutex
-	listed  bool
-	object  *corev1.Endpoints // nil while there is none
-	failing map[string]string // what fails, and how, until it works again
+	mu     sync.Mutex
+	source *feed // slices or endpoints, nil before the first list
+	sets   map[string]*feed
 }
 
 // NewWatch returns a Watch. Run starts it.
 func NewWatch(c WatchConfig) *Watch {
 	w := &Watch{
-		config: c, log: c.Logger, endpoints: c.Client.CoreV1().Endpoints(c.Namespace),
-		ask: make(chan struct{}, 1), changed: make(chan struct{}, 1), proofs: make(chan time.Time),
-		failing: make(map[string]string),
+		config: c, log: c.Logger, pace: unhurried, ask: make(chan struct{}, 1), changed: make(chan struct{}, 1), proofs: make(chan time.Time),
+		sets: make(map[string]*feed),
 	}
 	if w.log == nil {
 		w.log = slog.New(slog.DiscardHandler)
 	}
+	w.log = w.log.With("namespace", c.Namespace, "service", c.Service)
+	endpointSlices := c.Client.DiscoveryV1().EndpointSlices(c.Namespace)
+	w.slices = newFeed(resource{
+		kind: "EndpointSlices", example: &discoveryv1.EndpointSlice{}, client: c.Client,
+		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			return endpointSlices.List(ctx, o)
+		},
+		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return endpointSlices.Watch(ctx, o)
+		},
+		selector: metav1.ListOptions{LabelSelector: labels.Set{discoveryv1.LabelServiceName: c.Service}.String()},
+	}, w.log, &w.pace, w.poke)
+	endpoints := c.Client.CoreV1().Endpoints(c.Namespace)
+	w.endpoints = newFeed(resource{
+		kind: "Endpoints", example: &corev1.Endpoints{}, client: c.Client,
+		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return endpoints.List(ctx, o) },
+		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return endpoints.Watch(ctx, o)
+		},
+		selector: byName(c.Service),
+	}, w.log, &w.pace, w.poke)
 	return w
+}
+
+// byName selects one object, in the way that a Role with resourceNames demands.
+func byName(name string) metav1.ListOptions {
+	return metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String()}
+}
+
+func (w *Watch) newSet(name string) *feed {
+	sets := w.config.Client.AppsV1().StatefulSets(w.config.Namespace)
+	return newFeed(resource{
+		kind: "StatefulSet " + name, example: &appsv1.StatefulSet{}, client: w.config.Client,
+		list:     func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return sets.List(ctx, o) },
+		watch:    func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) { return sets.Watch(ctx, o) },
+		selector: byName(name),
+	}, w.log, &w.pace, w.poke)
+}
+
+// poke says that a feed has news.
+func (w *Watch) poke() {
+	select {
+	case w.changed <- struct{}{}:
+	default:
+	}
 }
 
 // Run watches until ctx ends. It returns nil.
 func (w *Watch) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
-	quiet := logr.Discard() // this package says itself what fails
-	reflector := cache.NewReflectorWithOptions(w.source(), &corev1.Endpoints{}, (*content)(w), cache.ReflectorOptions{
-		Logger:  &quiet,
-		Name:    "endpoints of " + w.config.Service,
-		Backoff: &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 6, Cap: 10 * time.Second},
-	})
-	running.Go(func() { reflector.RunWithContext(logr.NewContext(ctx, quiet)) })
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	running.Go(func() { w.confirmations(ctx) })
+	slices, endpoints := start(ctx, w.slices), (*runner)(nil)
+	defer func() { slices.stop(); endpoints.stop() }()
 	var provenAt time.Time
+	wake := time.NewTimer(0)
+	defer wake.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-w.changed:
+		case <-wake.C:
 		case provenAt = <-w.proofs:
 		}
-		w.publish(provenAt)
+		now := time.Now()
+		choice := w.choose(now)
+		if choice.endpoints && endpoints == nil {
+			endpoints = start(ctx, w.endpoints)
+		}
+		switch {
+		case choice.source == w.source:
+		case choice.source == w.slices:
+			endpoints.stop()
+			endpoints = nil
+			w.take(choice.source)
+		default:
+			// Its watch may go on although the right to it is gone. Ask anew, and see so when the right is given back.
+			slices.stop()
+			slices = start(ctx, w.slices)
+			w.take(choice.source)
+		}
+		again := sooner(choice.again, w.publish(now, provenAt, func(set *feed) {
+			running.Go(func() { set.run(ctx) })
+		}))
+		if !again.IsZero() {
+			wake.Reset(time.Until(again))
+		}
+	}
+}
+
+// runner is a feed that runs. Nil is one that does not.
+type runner struct {
+	feed   *feed
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+func start(ctx context.Context, f *feed) *runner {
+	ctx, cancel := context.WithCancel(ctx)
+	r := &runner{feed: f, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(r.done)
+		f.run(ctx)
+	}()
+	return r
+}
+
+// stop stops the feed and lets it forget what it has seen.
+func (r *runner) stop() {
+	if r != nil {
+		r.cancel()
+		<-r.done
+		r.feed.forget()
+	}
+}
+
+func sooner(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// choice is where to read the backends from.
+type choice struct {
+	source    *feed // nil while nothing was listed
+	endpoints bool  // Endpoints are needed
+	again     time.Time
+}
+
+// choose prefers EndpointSlices. It goes over to Endpoints when the right to the former is denied for some time, and
+// those were listed; and back when it is given.
+func (w *Watch) choose(now time.Time) choice {
+	_, slicesListed, slicesDenied := w.slices.state()
+	_, endpointsListed, endpointsDenied := w.endpoints.state()
+	c := choice{source: w.source, endpoints: w.source == w.endpoints}
+	believed := slicesDenied.Add(w.pace.denied)
+	switch {
+	case slicesDenied.IsZero():
+		if slicesListed {
+			c = choice{source: w.slices}
+		}
+	case w.source == w.slices && now.Before(believed):
+		c.again = believed
+	default:
+		c.endpoints = true
+		if endpointsListed {
+			c.source = w.endpoints
+		}
+	}
+	locked := !slicesDenied.IsZero() && !endpointsDenied.IsZero()
+	switch {
+	case locked && !w.locked && now.Before(endpointsDenied.Add(w.pace.denied)):
+		c.again = sooner(c.again, endpointsDenied.Add(w.pace.denied))
+	case locked && !w.locked:
+		w.log.Warn("the API server denies reading the backends; the last view serves, and nobody is moved from a lost backend; grant list and watch on endpointslices, or on endpoints",
+			"error", w.endpoints.trouble())
+		w.locked = true
+	case !locked && w.locked:
+		w.log.Info("the backends may be read again")
+		w.locked = false
+	}
+	return c
+}
+
+// take makes another feed the source.
+func (w *Watch) take(source *feed) {
+	w.mu.Lock()
+	w.source = source
+	w.mu.Unlock()
+	if source == w.slices {
+		w.log.Info("backends are read from EndpointSlices")
+	} else {
+		w.log.Info("backends are read from Endpoints, which do not show pods that terminate; grant list and watch on endpointslices for those")
 	}
 }
 
@@ -95,65 +258,116 @@ func (w *Watch) Confirm() {
 	}
 }
 
-// Describe says in one sentence how the watch is; failing is set while the API server cannot be asked.
+// Describe says in one sentence where the backends are read from and how that goes; failing is set while the API server
+// cannot be asked.
 func (w *Watch) Describe() (detail string, failing bool) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	what := fmt.Sprintf("Endpoints %s/%s", w.config.Namespace, w.config.Service)
-	for request, reason := range w.failing {
-		return fmt.Sprintf("%s: %s fails: %s", what, request, reason), true
-	}
-	switch {
-	case !w.listed:
-		return what + ": not listed yet", true
-	case w.object == nil:
-		return what + ": there is no such Service", false
-	}
-	return what, false
-}
-
-// source lists and watches the one object, selected by name as a Role with resourceNames demands.
-func (w *Watch) source() cache.ListerWatcher {
-	selector := fields.OneTermEqualSelector("metadata.name", w.config.Service).String()
-	lw := &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			o.FieldSelector = selector
-			list, err := w.endpoints.List(ctx, o)
-			w.note("watch", err)
-			return list, err
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			o.FieldSelector = selector
-			stream, err := w.endpoints.Watch(ctx, o)
-			w.note("watch", err)
-			return stream, err
-		},
-	}
-	return cache.ToListWatcherWithWatchListSemantics(lw, w.config.Client)
-}
-
-// publish delivers what the watch knows.
-func (w *Watch) publish(provenAt time.Time) {
-	w.mu.Lock()
-	listed, object := w.listed, w.object
+	source, sets := w.source, maps.Clone(w.sets)
 	w.mu.Unlock()
-	if !listed {
-		return
-	}
-	snapshot := director.Snapshot{CurrentAt: provenAt}
-	if object != nil {
-		backends, err := FromEndpoints(object)
-		w.note("reading the Endpoints", err)
-		if err != nil {
-			return
+	name := w.config.Namespace + "/" + w.config.Service
+	if source == nil {
+		for _, f := range []*feed{w.endpoints, w.slices} {
+			if trouble := f.trouble(); trouble != "" {
+				return fmt.Sprintf("%s %s: %s", f.kind, name, trouble), true
+			}
 		}
-		snapshot.Backends = backends
+		return name + ": not listed yet", true
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s %s", source.kind, name)
+	if objects, _, _ := source.state(); len(objects) == 0 {
+		text.WriteString(": there is no such Service")
+	}
+	if trouble := source.trouble(); trouble != "" {
+		text.WriteString(": " + trouble)
+		failing = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(sets)) {
+		set, ok := setOf(sets[name])
+		if !ok {
+			continue
+		}
+		fmt.Fprintf(&text, "; StatefulSet %s wants %d", name, set.Replicas)
+		if trouble := sets[name].trouble(); trouble != "" {
+			text.WriteString(", " + trouble)
+			failing = true
+		}
+	}
+	return text.String(), failing
+}
+
+// publish delivers what the feeds know, and starts to follow StatefulSets that it sees for the first time. It returns
+// when to do so again, zero for when something changes.
+func (w *Watch) publish(now, provenAt time.Time, follow func(*feed)) (again time.Time) {
+	if w.source == nil {
+		return time.Time{}
+	}
+	objects, listed, _ := w.source.state()
+	if !listed {
+		return time.Time{}
+	}
+	backends, err := w.convert(objects)
+	w.source.note("reading them", err)
+	if err != nil {
+		return time.Time{}
+	}
+	// Endpoints do not list pods that terminate: there, what vanished has not just been listed anew.
+	backends, again = w.settling.apply(now, w.pace.settle, backends, w.source == w.slices || w.shown != w.source)
+	w.shown = w.source
+	for _, b := range backends {
+		name, _, ok := director.StatefulSetOf(b.Name)
+		if _, known := w.sets[name]; ok && !known && len(w.sets) < maxSets {
+			set := w.newSet(name)
+			w.mu.Lock()
+			w.sets[name] = set
+			w.mu.Unlock()
+			follow(set)
+		}
+	}
+	snapshot := director.Snapshot{Backends: backends, CurrentAt: provenAt}
+	for _, name := range slices.Sorted(maps.Keys(w.sets)) {
+		if set, ok := setOf(w.sets[name]); ok {
+			snapshot.StatefulSets = append(snapshot.StatefulSets, set)
+		}
 	}
 	w.config.Publish(snapshot)
+	return again
 }
 
-// confirmations answers Confirm: it reads the object past the API server's cache and compares its version with the
-// watch's.
+func (w *Watch) convert(objects []runtime.Object) ([]director.Backend, error) {
+	if w.source == w.slices {
+		all := make([]discoveryv1.EndpointSlice, len(objects))
+		for i, o := range objects {
+			all[i] = *o.(*discoveryv1.EndpointSlice)
+		}
+		return FromSlices(all)
+	}
+	if len(objects) == 0 {
+		return nil, nil // there is no such Service
+	}
+	return FromEndpoints(objects[0].(*corev1.Endpoints))
+}
+
+// setOf returns what a feed knows of its StatefulSet. Without the right to read it, that may be old and does not count.
+func setOf(f *feed) (director.StatefulSet, bool) {
+	objects, _, denied := f.state()
+	if len(objects) == 0 || !denied.IsZero() {
+		return director.StatefulSet{}, false
+	}
+	s := objects[0].(*appsv1.StatefulSet)
+	set := director.StatefulSet{
+		Name:     s.Name,
+		Replicas: int(value(s.Spec.Replicas, 1)),
+		// The API server always fills it in; 30 s is what it would fill in.
+		Termination: time.Duration(value(s.Spec.Template.Spec.TerminationGracePeriodSeconds, 30)) * time.Second,
+	}
+	if s.Spec.Ordinals != nil {
+		set.Start = int(s.Spec.Ordinals.Start)
+	}
+	return set, true
+}
+
+// confirmations answers Confirm.
 func (w *Watch) confirmations(ctx context.Context) {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
@@ -169,112 +383,33 @@ func (w *Watch) confirmations(ctx context.Context) {
 		case <-pause.C:
 		}
 		pause.Reset(confirmEvery)
-		if at, ok := w.prove(ctx); ok {
-			select {
-			case w.proofs <- at:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}
-}
-
-// prove returns a moment at which the watch's object was the server's.
-func (w *Watch) prove(ctx context.Context) (time.Time, bool) {
-	limit, cancel := context.WithTimeout(ctx, confirmLimit)
-	defer cancel()
-	asked := time.Now()
-	object, err := w.endpoints.Get(limit, w.config.Service, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		object, err = nil, nil
-	}
-	w.note("get", err)
-	if err != nil {
-		return time.Time{}, false
-	}
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	for time.Since(asked) < confirmLimit+catchUpLimit {
-		if w.holds(object) {
-			w.note("confirm", nil)
-			return asked, true
+		asked := time.Now()
+		if !w.prove(ctx) {
+			continue
 		}
 		select {
+		case w.proofs <- asked:
 		case <-ctx.Done():
-			return time.Time{}, false
-		case <-ticker.C:
+			return
 		}
 	}
-	w.note("confirm", errors.New("the watch lags behind the API server"))
-	return time.Time{}, false
 }
 
-// holds reports whether the watch has the same version of the object.
-func (w *Watch) holds(object *corev1.Endpoints) bool {
+// prove reports whether all that counts is what the server has: the source, and the StatefulSets that may be read.
+func (w *Watch) prove(ctx context.Context) bool {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	switch {
-	case !w.listed:
-		return false
-	case object == nil || w.object == nil:
-		return object == nil && w.object == nil
-	}
-	return object.UID == w.object.UID && object.ResourceVersion == w.object.ResourceVersion
-}
-
-// note keeps book of what fails, and logs when that begins and ends.
-func (w *Watch) note(request string, err error) {
-	if err != nil && errors.Is(err, context.Canceled) {
-		return
-	}
-	w.mu.Lock()
-	before, failed := w.failing[request]
-	switch {
-	case err != nil:
-		w.failing[request] = err.Error()
-	default:
-		delete(w.failing, request)
-	}
+	source, sets := w.source, slices.Collect(maps.Values(w.sets))
 	w.mu.Unlock()
-	switch {
-	case err != nil && (!failed || kindOf(before) != kindOf(err.Error())):
-		w.log.Warn("the API server cannot be asked for the backends; the last view serves, and nobody is moved from a lost backend until it answers",
-			"request", request, "namespace", w.config.Namespace, "service", w.config.Service, "error", err)
-	case err == nil && failed:
-		w.log.Info("the API server answers again", "request", request, "namespace", w.config.Namespace, "service", w.config.Service)
+	if source == nil || !source.prove(ctx) {
+		return false
 	}
-}
-
-// kindOf cuts an error down to what stays the same when it is repeated.
-func kindOf(message string) string { return message[:min(len(message), 24)] }
-
-// content is the Watch as the reflector's store: it takes the one object.
-type content Watch
-
-func (c *content) Add(object any) error    { return c.set(object.(*corev1.Endpoints)) }
-func (c *content) Update(object any) error { return c.set(object.(*corev1.Endpoints)) }
-func (c *content) Delete(any) error        { return c.set(nil) }
-func (c *content) Resync() error           { return nil }
-
-// Replace takes the outcome of a list.
-func (c *content) Replace(objects []any, _ string) error {
-	var object *corev1.Endpoints
-	for _, o := range objects {
-		object = o.(*corev1.Endpoints)
+	for _, set := range sets {
+		if _, _, denied := set.state(); !denied.IsZero() || set.prove(ctx) {
+			continue
+		}
+		if _, _, denied := set.state(); denied.IsZero() {
+			return false
+		}
 	}
-	return c.set(object)
-}
-
-func (c *content) set(object *corev1.Endpoints) error {
-	if object != nil {
-		object.ManagedFields = nil
-	}
-	c.mu.Lock()
-	c.listed, c.object = true, object
-	c.mu.Unlock()
-	select {
-	case c.changed <- struct{}{}:
-	default:
-	}
-	return nil
+	return true
 }

@@ -15,28 +15,69 @@ import (
 	director "github.com/k-web-s/go-dovecot-director"
 	"github.com/k-web-s/go-dovecot-director/k8s"
 	"github.com/k-web-s/go-dovecot-director/k8s/apitest"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// endpoints lists the pods with these ordinals: those that are ready, and those that are not.
-func endpoints(ready, notReady []int) corev1.Endpoints {
+// pods are the pods of a Service, by ordinal.
+type pods struct{ ready, notReady, terminating []int }
+
+func pod(n int) (name, ip string, target *corev1.ObjectReference) {
+	name = fmt.Sprintf("dovecot-backend-%d", n)
+	return name, fmt.Sprintf("192.0.2.%d", 10+n), &corev1.ObjectReference{Kind: "Pod", Name: name, UID: types.UID("uid-" + name)}
+}
+
+// endpoints lists the pods as the endpoints controller does: those that terminate are not there.
+func endpoints(p pods) *corev1.Endpoints {
 	addresses := func(ordinals []int) (all []corev1.EndpointAddress) {
 		for _, n := range ordinals {
-			name := fmt.Sprintf("dovecot-backend-%d", n)
-			all = append(all, corev1.EndpointAddress{
-				IP: fmt.Sprintf("192.0.2.%d", 10+n), Hostname: name,
-				TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: name, UID: types.UID("uid-" + name)},
-			})
+			name, ip, target := pod(n)
+			all = append(all, corev1.EndpointAddress{IP: ip, Hostname: name, TargetRef: target})
 		}
 		return all
 	}
-	e := corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: "dovecot-backend", Namespace: "mail"}}
-	if len(ready)+len(notReady) > 0 {
-		e.Subsets = []corev1.EndpointSubset{{Addresses: addresses(ready), NotReadyAddresses: addresses(notReady), Ports: []corev1.EndpointPort{{Name: "imap", Port: 143}}}}
+	e := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: "dovecot-backend", Namespace: "mail"}}
+	if len(p.ready)+len(p.notReady) > 0 {
+		e.Subsets = []corev1.EndpointSubset{{Addresses: addresses(p.ready), NotReadyAddresses: addresses(p.notReady), Ports: []corev1.EndpointPort{{Name: "imap", Port: 143}}}}
 	}
 	return e
+}
+
+// slice lists the pods as one of the endpointslice controller's slices.
+func slice(name string, p pods) *discoveryv1.EndpointSlice {
+	s := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Name: name, Namespace: "mail", Labels: map[string]string{discoveryv1.LabelServiceName: "dovecot-backend"}},
+		AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: new("imap"), Port: new(int32(143))}},
+	}
+	add := func(ordinals []int, ready, serving, terminating bool) {
+		for _, n := range ordinals {
+			name, ip, target := pod(n)
+			s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{
+				Addresses: []string{ip}, Hostname: &name, TargetRef: target,
+				Conditions: discoveryv1.EndpointConditions{Ready: &ready, Serving: &serving, Terminating: &terminating},
+			})
+		}
+	}
+	add(p.ready, true, true, false)
+	add(p.notReady, false, false, false)
+	add(p.terminating, false, true, true)
+	return s
+}
+
+// set shows the pods in the Endpoints and in one slice.
+func set(s *apitest.Server, p pods) {
+	s.Set(endpoints(p))
+	s.Set(slice("dovecot-backend-a", p))
+}
+
+func statefulSet(replicas int32) *appsv1.StatefulSet {
+	s := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "dovecot-backend", Namespace: "mail"}}
+	s.Spec.Replicas = &replicas
+	s.Spec.Template.Spec.TerminationGracePeriodSeconds = new(int64(60))
+	return s
 }
 
 // bench is a Watch on a server, with all that it published.
@@ -66,7 +107,9 @@ func (b *lockedBuilder) String() string {
 	return b.Builder.String()
 }
 
-func newBench(t *testing.T, server *apitest.Server) *bench {
+func newBench(t *testing.T, server *apitest.Server) *bench { return startBench(t, server, true) }
+
+func startBench(t *testing.T, server *apitest.Server, hurry bool) *bench {
 	b := &bench{server: server, log: &lockedBuilder{}}
 	b.Watch = k8s.NewWatch(k8s.WatchConfig{
 		Client: server.Client(t), Namespace: "mail", Service: "dovecot-backend",
@@ -77,6 +120,9 @@ func newBench(t *testing.T, server *apitest.Server) *bench {
 			b.snapshots = append(b.snapshots, s)
 		},
 	})
+	if hurry {
+		b.Hurry()
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- b.Run(ctx) }()
@@ -105,7 +151,12 @@ func (b *bench) shows(t *testing.T, want string) {
 	until(t, "the watch shows "+want, func() bool { text, _, _ := b.last(); return text == want })
 }
 
-// never fails if any snapshot was without this.
+func (b *bench) describes(t *testing.T, want string) {
+	t.Helper()
+	until(t, "the watch describes itself as "+want, func() bool { text, _ := b.Describe(); return strings.Contains(text, want) })
+}
+
+// always fails if any snapshot was without this.
 func (b *bench) always(t *testing.T, want string) {
 	t.Helper()
 	b.mu.Lock()
@@ -115,6 +166,21 @@ func (b *bench) always(t *testing.T, want string) {
 			t.Errorf("snapshot %d is %q, without %q", i, brief(s.Backends), want)
 		}
 	}
+}
+
+// sets is what the newest snapshot knows of StatefulSets.
+func (b *bench) sets() []director.StatefulSet {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.snapshots) == 0 {
+		return nil
+	}
+	return b.snapshots[len(b.snapshots)-1].StatefulSets
+}
+
+func (b *bench) wants(t *testing.T, want ...director.StatefulSet) {
+	t.Helper()
+	until(t, fmt.Sprint("StatefulSets ", want), func() bool { return fmt.Sprint(b.sets()) == fmt.Sprint(want) })
 }
 
 func until(t *testing.T, what string, ok func() bool) {
@@ -143,58 +209,79 @@ const (
 	two  = "2@12 ready imap:143"
 )
 
+// eachSource runs a test with the rights for each of the two sources.
+func eachSource(t *testing.T, test func(t *testing.T, server *apitest.Server, source string)) {
+	for _, source := range []string{apitest.Endpoints, apitest.EndpointSlices} {
+		t.Run(source, func(t *testing.T) {
+			t.Parallel()
+			test(t, apitest.New(t, source), source)
+		})
+	}
+}
+
 func TestAStatefulSetsLife(t *testing.T) {
-	server := apitest.New(t)
-	server.Set(endpoints(nil, nil))
-	b := newBench(t, server)
-	b.shows(t, "")
-	server.Set(endpoints([]int{0}, nil))
-	b.shows(t, zero)
-	server.Set(endpoints([]int{0, 1, 2}, nil))
-	b.shows(t, zero+"; "+one+"; "+two)
-	server.Set(endpoints([]int{0, 2}, []int{1}))
-	b.shows(t, zero+"; 1@11 not ready imap:143; "+two)
-	server.Set(endpoints([]int{0, 2}, nil))
-	b.shows(t, zero+"; "+two)
-	server.Set(endpoints(nil, nil))
-	b.shows(t, "")
+	eachSource(t, func(t *testing.T, server *apitest.Server, source string) {
+		set(server, pods{})
+		b := newBench(t, server)
+		b.shows(t, "")
+		set(server, pods{ready: []int{0}})
+		b.shows(t, zero)
+		set(server, pods{ready: []int{0, 1, 2}})
+		b.shows(t, zero+"; "+one+"; "+two)
+		set(server, pods{ready: []int{0, 2}, notReady: []int{1}})
+		b.shows(t, zero+"; 1@11 not ready imap:143; "+two)
+		set(server, pods{ready: []int{0, 2}, terminating: []int{1}})
+		if source == apitest.Endpoints {
+			b.shows(t, zero+"; "+two)
+		} else {
+			b.shows(t, zero+"; 1@11 terminating imap:143; "+two)
+		}
+		set(server, pods{ready: []int{0, 2}})
+		b.shows(t, zero+"; "+two)
+		set(server, pods{})
+		b.shows(t, "")
+	})
 }
 
 func TestAServiceThatIsDeletedAndCreatedAgain(t *testing.T) {
-	server := apitest.New(t)
-	server.Set(endpoints([]int{0}, nil))
-	b := newBench(t, server)
-	b.shows(t, zero)
-	server.Delete()
-	b.shows(t, "")
-	b.proven(t) // that there is no such object can be proven too
-	server.Set(endpoints([]int{0, 1}, nil))
-	b.shows(t, zero+"; "+one)
-	b.proven(t)
+	eachSource(t, func(t *testing.T, server *apitest.Server, _ string) {
+		set(server, pods{ready: []int{0}})
+		b := newBench(t, server)
+		b.shows(t, zero)
+		server.Delete(apitest.Endpoints, "dovecot-backend")
+		server.Delete(apitest.EndpointSlices, "dovecot-backend-a")
+		b.shows(t, "")
+		b.proven(t) // that there is nothing can be proven too
+		set(server, pods{ready: []int{0, 1}})
+		b.shows(t, zero+"; "+one)
+		b.proven(t)
+	})
 }
 
 func TestAServiceThatIsNotThereYet(t *testing.T) {
-	server := apitest.New(t)
-	b := newBench(t, server)
-	b.shows(t, "")
-	if detail, failing := b.Describe(); failing || !strings.Contains(detail, "there is no such Service") {
-		t.Errorf("%q, failing %v", detail, failing)
-	}
-	server.Set(endpoints([]int{0}, nil))
-	b.shows(t, zero)
+	eachSource(t, func(t *testing.T, server *apitest.Server, _ string) {
+		b := newBench(t, server)
+		b.shows(t, "")
+		if detail, failing := b.Describe(); failing || !strings.Contains(detail, "there is no such Service") {
+			t.Errorf("%q, failing %v", detail, failing)
+		}
+		set(server, pods{ready: []int{0}})
+		b.shows(t, zero)
+	})
 }
 
 func TestBookmarksAreNoContent(t *testing.T) {
-	server := apitest.New(t)
-	server.Set(endpoints([]int{0}, nil))
-	b := newBench(t, server)
-	b.shows(t, zero)
-	for range 3 {
-		server.Bookmark()
-	}
-	server.Set(endpoints([]int{0, 1}, nil))
-	b.shows(t, zero+"; "+one)
-	b.always(t, zero)
+	eachSource(t, func(t *testing.T, server *apitest.Server, _ string) {
+		set(server, pods{ready: []int{0}})
+		b := newBench(t, server)
+		b.shows(t, zero)
+		for range 3 {
+			server.Bookmark()
+		}
+		set(server, pods{ready: []int{0, 1}})
+		b.shows(t, zero+"; "+one)
+		b.always(t, zero)
+	})
 }
 
 func TestTheWatchIsCut(t *testing.T) {
@@ -209,22 +296,26 @@ func TestTheWatchIsCut(t *testing.T) {
 		"while the token is refused":              func(s *apitest.Server) { s.Refuse(http.StatusUnauthorized); s.Cut() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			server := apitest.New(t)
-			server.Set(endpoints([]int{0}, nil))
-			b := newBench(t, server)
-			b.shows(t, zero)
-			watches := server.Requests("watch")
-			fault(server)
-			until(t, "the watch is taken up again", func() bool { return server.Requests("watch")+server.Requests("list") > watches+1 })
-			server.Set(endpoints([]int{0, 1}, nil))
-			server.Refuse(0)
-			b.shows(t, zero+"; "+one)
-			b.always(t, zero) // not for a moment was anything lost
-			b.proven(t)
-			if _, failing := b.Describe(); failing {
-				t.Error("still failing")
-			}
+			eachSource(t, func(t *testing.T, server *apitest.Server, source string) {
+				set(server, pods{ready: []int{0}})
+				b := startBench(t, server, false) // as patient as in production
+				b.shows(t, zero)
+				requests := func() int { return server.Requests("watch", source) + server.Requests("list", source) }
+				before := requests()
+				fault(server)
+				until(t, "the watch is taken up again", func() bool { return requests() > before })
+				set(server, pods{ready: []int{0, 1}})
+				server.Refuse(0)
+				b.shows(t, zero+"; "+one)
+				b.always(t, zero) // not for a moment was anything lost
+				b.proven(t)
+				if detail, failing := b.Describe(); failing {
+					t.Error("still failing:", detail)
+				}
+				if n := strings.Count(b.log.String(), "backends are read from"); n != 1 {
+					t.Errorf("the source changed:\n%s", b.log)
+				}
+			})
 		})
 	}
 }
@@ -237,106 +328,274 @@ func TestWithoutAnAnswerThereIsNoProof(t *testing.T) {
 		"the right is withdrawn, the watch goes on":       func(s *apitest.Server) { s.Refuse(http.StatusForbidden) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			server := apitest.New(t)
-			server.Set(endpoints([]int{0}, nil))
-			b := newBench(t, server)
-			b.shows(t, zero)
-			b.proven(t)
-			fault(server)
-			_, before, _ := b.last()
-			gets := server.Requests("get")
-			until(t, "two proofs are tried in vain", func() bool {
-				b.Confirm()
-				_, failing := b.Describe()
-				return server.Requests("get") >= gets+2 && failing
+			eachSource(t, func(t *testing.T, server *apitest.Server, source string) {
+				set(server, pods{ready: []int{0}})
+				b := newBench(t, server)
+				b.shows(t, zero)
+				b.proven(t)
+				fault(server)
+				_, before, _ := b.last()
+				reads := server.Requests("read", source)
+				until(t, "two proofs are tried in vain", func() bool {
+					b.Confirm()
+					_, failing := b.Describe()
+					return server.Requests("read", source) >= reads+2 && failing
+				})
+				if _, at, _ := b.last(); at.After(before) {
+					t.Errorf("proven at %s, after the fault", at)
+				}
+				if n := strings.Count(b.log.String(), "level=WARN"); n > 4 {
+					t.Errorf("logged %d times:\n%s", n, b.log.String())
+				}
+				server.Refuse(0)
+				server.Thaw()
+				b.proven(t)
 			})
-			if _, at, _ := b.last(); at.After(before) {
-				t.Errorf("proven at %s, after the fault", at)
-			}
-			if n := strings.Count(b.log.String(), "request=get"); n != 1 {
-				t.Errorf("logged %d times:\n%s", n, b.log.String())
-			}
-			server.Refuse(0)
-			server.Thaw()
-			b.proven(t)
 		})
 	}
 }
 
 func TestAWatchThatLagsBehindProvesNothing(t *testing.T) {
-	server := apitest.New(t)
-	server.Set(endpoints([]int{0}, nil))
-	b := newBench(t, server)
-	b.shows(t, zero)
-	b.proven(t)
-	server.Hold()
-	server.Set(endpoints([]int{0, 1}, nil))
-	_, before, _ := b.last()
-	until(t, "the lag is noticed", func() bool {
-		b.Confirm()
-		detail, failing := b.Describe()
-		return failing && strings.Contains(detail, "lags behind")
+	eachSource(t, func(t *testing.T, server *apitest.Server, _ string) {
+		set(server, pods{ready: []int{0}})
+		b := newBench(t, server)
+		b.shows(t, zero)
+		b.proven(t)
+		server.Hold()
+		set(server, pods{ready: []int{0, 1}})
+		_, before, _ := b.last()
+		until(t, "the lag is noticed", func() bool {
+			b.Confirm()
+			detail, failing := b.Describe()
+			return failing && strings.Contains(detail, "lags behind")
+		})
+		if text, at, _ := b.last(); text != zero || at.After(before) {
+			t.Errorf("%q proven at %s", text, at)
+		}
+		server.Release()
+		b.shows(t, zero+"; "+one)
+		b.proven(t)
 	})
-	if text, at, _ := b.last(); text != zero || at.After(before) {
-		t.Errorf("%q proven at %s", text, at)
-	}
-	server.Release()
-	b.shows(t, zero+"; "+one)
-	b.proven(t)
 }
 
 // TestTheServerIsNotBothered counts requests: one list and one watch, and a read a second at most, however often a proof
 // is asked for.
 func TestTheServerIsNotBothered(t *testing.T) {
-	server := apitest.New(t)
-	server.Set(endpoints([]int{0}, nil))
-	b := newBench(t, server)
-	b.shows(t, zero)
-	start := time.Now()
-	until(t, "three reads", func() bool {
-		b.Confirm()
-		return server.Requests("get") >= 3
+	eachSource(t, func(t *testing.T, server *apitest.Server, source string) {
+		server.Grant(apitest.StatefulSets)
+		server.Set(statefulSet(1))
+		set(server, pods{ready: []int{0}})
+		b := startBench(t, server, false)
+		b.wants(t, director.StatefulSet{Name: "dovecot-backend", Replicas: 1, Termination: time.Minute})
+		start := time.Now()
+		until(t, "three reads", func() bool {
+			b.Confirm()
+			return server.Requests("read", source) >= 3
+		})
+		if took := time.Since(start); took < 2*time.Second {
+			t.Errorf("three reads in %s", took)
+		}
+		for _, resource := range []string{source, apitest.StatefulSets} {
+			if l, w := server.Requests("list", resource), server.Requests("watch", resource); l > 1 || w > 2 {
+				t.Errorf("%s: %d lists and %d watches", resource, l, w)
+			}
+		}
+		if n := server.Requests("watch", apitest.Endpoints); source == apitest.EndpointSlices && n != 0 {
+			t.Errorf("%d watches on Endpoints, which nobody needs", n)
+		}
 	})
-	if took := time.Since(start); took < 2*time.Second {
-		t.Errorf("three reads in %s", took)
+}
+
+// TestDeniedRightsAreAskedForRarely holds that a server which never grants EndpointSlices and StatefulSets is not asked
+// for them all the time.
+func TestDeniedRightsAreAskedForRarely(t *testing.T) {
+	server := apitest.New(t, apitest.Endpoints)
+	set(server, pods{ready: []int{0}})
+	b := startBench(t, server, false)
+	b.shows(t, zero)
+	for _, resource := range []string{apitest.EndpointSlices, apitest.StatefulSets} {
+		requests := func() int { return server.Requests("watch", resource) + server.Requests("list", resource) }
+		until(t, resource+" are asked for", func() bool { return requests() >= 2 })
 	}
-	if l, w := server.Requests("list"), server.Requests("watch"); l > 1 || w > 2 {
-		t.Errorf("%d lists and %d watches", l, w)
+	until(t, "10s have passed", func() func() bool {
+		start := time.Now()
+		return func() bool { return time.Since(start) > 10*time.Second }
+	}())
+	for _, resource := range []string{apitest.EndpointSlices, apitest.StatefulSets} {
+		if n := server.Requests("watch", resource) + server.Requests("list", resource); n > 14 {
+			t.Errorf("%s: %d requests within 10s", resource, n)
+		}
+	}
+	if text := b.log.String(); strings.Contains(text, "level=WARN") {
+		t.Errorf("a choice of the operator is no fault:\n%s", text)
 	}
 }
 
 func TestUnusableContentKeepsTheView(t *testing.T) {
-	server := apitest.New(t)
-	server.Set(endpoints([]int{0}, nil))
+	server := apitest.New(t, apitest.Endpoints)
+	set(server, pods{ready: []int{0}})
 	b := newBench(t, server)
 	b.shows(t, zero)
-	broken := endpoints([]int{0}, nil)
+	broken := endpoints(pods{ready: []int{0}})
 	broken.Subsets[0].Addresses[0].IP = "0.0.0.0"
 	server.Set(broken)
 	until(t, "it is noticed", func() bool { _, failing := b.Describe(); return failing })
 	b.always(t, zero)
-	server.Set(endpoints([]int{0, 1}, nil))
+	set(server, pods{ready: []int{0, 1}})
 	b.shows(t, zero+"; "+one)
 	if _, failing := b.Describe(); failing {
 		t.Error("still failing")
 	}
 }
 
-func TestStartAndStopManyTimes(t *testing.T) {
-	server := apitest.New(t)
-	server.Set(endpoints([]int{0}, nil))
-	for range 20 {
-		w := k8s.NewWatch(k8s.WatchConfig{Client: server.Client(t), Namespace: "mail", Service: "dovecot-backend", Publish: func(director.Snapshot) {}})
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error)
-		go func() { done <- w.Run(ctx) }()
-		w.Confirm()
-		cancel()
-		if err := <-done; err != nil {
-			t.Fatal(err)
-		}
+// TestARightIsGivenAndTaken follows the right to EndpointSlices without a restart, and loses no backend on the way.
+func TestARightIsGivenAndTaken(t *testing.T) {
+	server := apitest.New(t, apitest.Endpoints)
+	set(server, pods{ready: []int{0, 1}})
+	b := newBench(t, server)
+	b.describes(t, "Endpoints mail/dovecot-backend")
+	for range 2 {
+		server.Grant(apitest.EndpointSlices)
+		b.describes(t, "EndpointSlices mail/dovecot-backend")
+		b.proven(t)
+		set(server, pods{ready: []int{0}, terminating: []int{1}})
+		b.shows(t, zero+"; 1@11 terminating imap:143")
+		set(server, pods{ready: []int{0, 1}})
+		b.shows(t, zero+"; "+one)
+
+		// A watch that is open goes on without the right, as with real servers; the next proof finds out.
+		server.Deny(apitest.EndpointSlices)
+		until(t, "Endpoints", func() bool {
+			b.Confirm()
+			detail, _ := b.Describe()
+			return strings.Contains(detail, "Endpoints mail/dovecot-backend")
+		})
+		b.proven(t)
+		set(server, pods{ready: []int{0, 1, 2}})
+		b.shows(t, zero+"; "+one+"; "+two)
+		set(server, pods{ready: []int{0, 1}})
+		b.shows(t, zero+"; "+one)
 	}
+	b.always(t, zero)
+	if n := strings.Count(b.log.String(), "backends are read from"); n != 5 {
+		t.Errorf("logged %d times:\n%s", n, b.log)
+	}
+}
+
+func TestWithoutAnyRightTheLastViewStays(t *testing.T) {
+	server := apitest.New(t, apitest.EndpointSlices, apitest.Endpoints)
+	set(server, pods{ready: []int{0}})
+	b := newBench(t, server)
+	b.shows(t, zero)
+	server.Deny(apitest.EndpointSlices)
+	server.Deny(apitest.Endpoints)
+	server.Cut()
+	until(t, "it is said", func() bool { return strings.Contains(b.log.String(), "denies reading the backends") })
+	set(server, pods{ready: []int{0, 1}})
+	b.Confirm()
+	b.always(t, zero)
+	server.Grant(apitest.Endpoints)
+	b.shows(t, zero+"; "+one)
+	until(t, "its end is said", func() bool { return strings.Contains(b.log.String(), "may be read again") })
+	if n := strings.Count(b.log.String(), "level=WARN"); n != 1 {
+		t.Errorf("%d warnings:\n%s", n, b.log)
+	}
+}
+
+// TestSlicesAreOrderedAnew holds that a backend is not lost which only changes its slice.
+func TestSlicesAreOrderedAnew(t *testing.T) {
+	server := apitest.New(t, apitest.EndpointSlices)
+	all := pods{ready: []int{0, 1}}
+	server.Set(slice("a", all))
+	b := newBench(t, server)
+	b.shows(t, zero+"; "+one)
+	for range 3 {
+		server.Set(slice("b", pods{ready: []int{1}})) // in both
+		server.Set(slice("a", pods{ready: []int{0}}))
+		server.Delete(apitest.EndpointSlices, "a") // before its successor comes
+		server.Delete(apitest.EndpointSlices, "b")
+		_, _, n := b.last()
+		until(t, "the gap is noticed", func() bool { _, _, now := b.last(); return now > n })
+		server.Set(slice("c", pods{ready: []int{1}})) // one by one
+		server.Set(slice("a", all))
+		server.Delete(apitest.EndpointSlices, "c")
+		b.proven(t)
+	}
+	b.always(t, zero+"; "+one)
+	server.Delete(apitest.EndpointSlices, "a")
+	b.shows(t, "") // but not for ever
+}
+
+func TestStatefulSetsAreFollowedWhereTheyMayBeRead(t *testing.T) {
+	three := director.StatefulSet{Name: "dovecot-backend", Replicas: 3, Termination: time.Minute}
+	five := director.StatefulSet{Name: "dovecot-backend", Replicas: 5, Termination: time.Minute}
+	eachSource(t, func(t *testing.T, server *apitest.Server, _ string) {
+		server.Set(statefulSet(3))
+		set(server, pods{ready: []int{0, 1, 2}})
+		b := newBench(t, server)
+		b.shows(t, zero+"; "+one+"; "+two)
+		b.proven(t)
+		if n := len(b.sets()); n != 0 {
+			t.Errorf("%d sets known without the right", n)
+		}
+		server.Grant(apitest.StatefulSets)
+		b.wants(t, three)
+		b.describes(t, "StatefulSet dovecot-backend wants 3")
+		server.Set(statefulSet(5))
+		b.wants(t, five)
+		b.proven(t)
+		// What is known without the right may be old, and is not used.
+		server.Deny(apitest.StatefulSets)
+		server.Cut()
+		b.wants(t)
+		b.proven(t)
+		server.Grant(apitest.StatefulSets)
+		b.wants(t, five)
+		server.Delete(apitest.StatefulSets, "dovecot-backend")
+		b.wants(t)
+		b.proven(t)
+	})
+}
+
+// TestTheStatefulSetIsProvenToo holds that a number of replicas which may be old proves nothing.
+func TestTheStatefulSetIsProvenToo(t *testing.T) {
+	server := apitest.New(t, apitest.EndpointSlices, apitest.StatefulSets)
+	server.Set(statefulSet(3))
+	set(server, pods{ready: []int{0}})
+	b := newBench(t, server)
+	b.wants(t, director.StatefulSet{Name: "dovecot-backend", Replicas: 3, Termination: time.Minute})
+	b.proven(t)
+	server.Hold()
+	server.Set(statefulSet(5))
+	_, before, _ := b.last()
+	until(t, "the lag is noticed", func() bool {
+		b.Confirm()
+		detail, failing := b.Describe()
+		return failing && strings.Contains(detail, "lags behind")
+	})
+	if _, at, _ := b.last(); at.After(before) {
+		t.Errorf("proven at %s", at)
+	}
+	server.Release()
+	b.proven(t)
+	b.wants(t, director.StatefulSet{Name: "dovecot-backend", Replicas: 5, Termination: time.Minute})
+}
+
+func TestStartAndStopManyTimes(t *testing.T) {
+	eachSource(t, func(t *testing.T, server *apitest.Server, _ string) {
+		set(server, pods{ready: []int{0}})
+		for range 20 {
+			w := k8s.NewWatch(k8s.WatchConfig{Client: server.Client(t), Namespace: "mail", Service: "dovecot-backend", Publish: func(director.Snapshot) {}})
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() { done <- w.Run(ctx) }()
+			w.Confirm()
+			cancel()
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
 }
 
 func TestClientErrorsSayWhatToDo(t *testing.T) {

@@ -5,6 +5,7 @@ go 1.26.0
 replace github.com/k-web-s/go-dovecot-director => ../..
 
 require (
+	github.com/google/go-cmp v0.7.0
 	github.com/k-web-s/go-dovecot-director v0.0.0-00010101000000-000000000000
 	k8s.io/api v0.36.3
 	k8s.io/apimachinery v0.36.3

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -79,13 +80,17 @@ func TestManifests(t *testing.T) {
 			t.Run("pods meet the restricted profile", func(t *testing.T) { wantRestricted(t, deployment.Spec.Template) })
 			t.Run("labels and selectors fit", func(t *testing.T) { wantSelected(t, objects, deployment) })
 			t.Run("names refer to what exists", func(t *testing.T) { wantReferences(t, objects, deployment) })
-			t.Run("rights are just those on the backends' endpoints", func(t *testing.T) {
-				want := rbacv1.PolicyRule{Verbs: []string{"get", "list", "watch"}, APIGroups: []string{""}, Resources: []string{"endpoints"}}
-				if folder == "overlays/example" {
-					want.ResourceNames = []string{"dovecot-backend"}
+			t.Run("rights are just those on the backends", func(t *testing.T) {
+				want := []rbacv1.PolicyRule{
+					{Verbs: []string{"list", "watch"}, APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}},
+					{Verbs: []string{"list", "watch"}, APIGroups: []string{""}, Resources: []string{"endpoints"}, ResourceNames: []string{"dovecot-backend"}},
+					{Verbs: []string{"list", "watch"}, APIGroups: []string{"apps"}, Resources: []string{"statefulsets"}, ResourceNames: []string{"dovecot-backend"}},
 				}
-				if rules := the[*rbacv1.Role](t, objects).Rules; len(rules) != 1 || rules[0].String() != want.String() {
-					t.Errorf("got %v, want: %v", rules, want)
+				if folder == "overlays/minimal-rbac" {
+					want = []rbacv1.PolicyRule{{Verbs: []string{"get", "list", "watch"}, APIGroups: []string{""}, Resources: []string{"endpoints"}}}
+				}
+				if diff := cmp.Diff(want, the[*rbacv1.Role](t, objects).Rules); diff != "" {
+					t.Errorf("-want +got:\n%s", diff)
 				}
 			})
 		})

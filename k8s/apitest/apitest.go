@@ -1,6 +1,6 @@
-// Package apitest is a small API server for tests: it lists, watches and gets the Endpoints of one namespace over HTTP,
-// with the faults that real ones have. client-go's fake clientset is no substitute: it loses events between list and
-// watch, and knows no faults.
+// Package apitest is a small API server for tests: it lists and watches the Endpoints, EndpointSlices and StatefulSets of
+// one namespace over HTTP, with the rights and the faults that real ones have. client-go's fake clientset is no
+// substitute: it loses events between list and watch, and knows no faults.
 package apitest
 
 //lint:file-ignore SA1019 Endpoints are what the minimal rights allow; they are deprecated and go on working
@@ -10,17 +10,44 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 )
+
+// What the server knows, by the names that rights are given for.
+const (
+	Endpoints      = "endpoints"
+	EndpointSlices = "endpointslices"
+	StatefulSets   = "statefulsets"
+)
+
+// kinds has what the API says of each resource.
+var kinds = map[string]struct {
+	path, apiVersion, kind string
+	new                    func() object
+}{
+	Endpoints:      {"/api/v1/namespaces/mail/endpoints", "v1", "Endpoints", func() object { return &corev1.Endpoints{} }},
+	EndpointSlices: {"/apis/discovery.k8s.io/v1/namespaces/mail/endpointslices", "discovery.k8s.io/v1", "EndpointSlice", func() object { return &discoveryv1.EndpointSlice{} }},
+	StatefulSets:   {"/apis/apps/v1/namespaces/mail/statefulsets", "apps/v1", "StatefulSet", func() object { return &appsv1.StatefulSet{} }},
+}
+
+type object interface {
+	runtime.Object
+	metav1.Object
+}
 
 // Server is the API server. It is safe for concurrent use.
 type Server struct {
@@ -28,9 +55,10 @@ type Server struct {
 
 	mu       sync.Mutex
 	version  int
-	object   *corev1.Endpoints // nil while there is none
+	objects  map[key]object
 	events   []event
 	oldest   int // watches from before this version are expired
+	granted  map[string]bool
 	changed  chan struct{}
 	cut      chan struct{}
 	refuse   int // HTTP status of every answer, 0 for none
@@ -39,15 +67,24 @@ type Server struct {
 	requests map[string]int
 }
 
+type key struct{ resource, name string }
+
 type event struct {
-	version int
-	kind    string
-	object  corev1.Endpoints
+	version  int
+	resource string // empty for bookmarks, which all watches get
+	kind     string
+	object   object
 }
 
-// New starts a server that ends with the test.
-func New(tb testing.TB) *Server {
-	s := &Server{version: 100, changed: make(chan struct{}), cut: make(chan struct{}), requests: map[string]int{}}
+// New starts a server that ends with the test and gives rights to these resources.
+func New(tb testing.TB, granted ...string) *Server {
+	s := &Server{
+		version: 100, objects: map[key]object{}, granted: map[string]bool{},
+		changed: make(chan struct{}), cut: make(chan struct{}), requests: map[string]int{},
+	}
+	for _, resource := range granted {
+		s.granted[resource] = true
+	}
 	s.http = httptest.NewServer(http.HandlerFunc(s.serve))
 	tb.Cleanup(func() {
 		s.Thaw()
@@ -70,48 +107,80 @@ func (s *Server) Client(tb testing.TB) kubernetes.Interface {
 	return client
 }
 
-// Set creates the object, or changes it.
-func (s *Server) Set(e corev1.Endpoints) {
+// Grant gives the right to list and watch a resource.
+func (s *Server) Grant(resource string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.granted[resource] = true
+}
+
+// Deny takes it away. As with real servers, watches that are open go on.
+func (s *Server) Deny(resource string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.granted[resource] = false
+}
+
+// Set creates an object, or changes it.
+func (s *Server) Set(o object) {
+	resource := resourceOf(o)
+	o = o.DeepCopyObject().(object)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := key{resource, o.GetName()}
+	old, exists := s.objects[k]
 	kind := "MODIFIED"
-	if s.object == nil {
-		kind = "ADDED"
-		e.UID = types.UID(fmt.Sprintf("uid-%d", s.version+1))
+	if exists {
+		o.SetUID(old.GetUID())
 	} else {
-		e.UID = s.object.UID
+		kind = "ADDED"
+		o.SetUID(types.UID(fmt.Sprintf("uid-%d", s.version+1)))
 	}
-	s.happen(kind, e)
+	s.happen(kind, resource, o)
+	s.objects[k] = o
 }
 
-// Delete deletes the object.
-func (s *Server) Delete() {
+// Delete deletes an object.
+func (s *Server) Delete(resource, name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.happen("DELETED", *s.object)
-	s.object = nil
-}
-
-// happen needs the lock.
-func (s *Server) happen(kind string, e corev1.Endpoints) {
-	s.version++
-	e.ResourceVersion = strconv.Itoa(s.version)
-	e.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Endpoints"}
-	s.object = &e
-	s.events = append(s.events, event{s.version, kind, e})
-	close(s.changed)
-	s.changed = make(chan struct{})
+	k := key{resource, name}
+	s.happen("DELETED", resource, s.objects[k].DeepCopyObject().(object))
+	delete(s.objects, k)
 }
 
 // Bookmark sends a bookmark to all watches: as real ones, it carries an empty object.
 func (s *Server) Bookmark() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.happen("BOOKMARK", "", nil)
+}
+
+// happen needs the lock.
+func (s *Server) happen(kind, resource string, o object) {
 	s.version++
-	empty := corev1.Endpoints{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Endpoints"}, ObjectMeta: metav1.ObjectMeta{ResourceVersion: strconv.Itoa(s.version)}}
-	s.events = append(s.events, event{s.version, "BOOKMARK", empty})
+	if o != nil {
+		stamp(o, resource, s.version)
+	}
+	s.events = append(s.events, event{s.version, resource, kind, o})
 	close(s.changed)
 	s.changed = make(chan struct{})
+}
+
+func stamp(o object, resource string, version int) {
+	o.SetResourceVersion(strconv.Itoa(version))
+	o.GetObjectKind().SetGroupVersionKind(schema.FromAPIVersionAndKind(kinds[resource].apiVersion, kinds[resource].kind))
+}
+
+func resourceOf(o object) string {
+	switch o.(type) {
+	case *corev1.Endpoints:
+		return Endpoints
+	case *discoveryv1.EndpointSlice:
+		return EndpointSlices
+	default:
+		return StatefulSets
+	}
 }
 
 // Cut ends all watches, as the server does now and then.
@@ -175,49 +244,77 @@ func (s *Server) Release() {
 	}
 }
 
-// Requests returns how many requests of a kind (list, watch, get) there were.
-func (s *Server) Requests(kind string) int {
+// Requests returns how many requests there were for a resource: watch, list, and read, which is a list past the cache.
+func (s *Server) Requests(verb, resource string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.requests[kind]
+	return s.requests[verb+" "+resource]
+}
+
+// request is what one asks for.
+type request struct {
+	resource, verb, version string
+	selects                 func(object) bool
+	streamsList             bool
+}
+
+// parse says what a request asks for; it is not ok if it does not select as the Roles demand.
+func parse(r *http.Request) (q request, ok bool) {
+	query := r.URL.Query()
+	for resource, k := range kinds {
+		if k.path == r.URL.Path {
+			q.resource = resource
+		}
+	}
+	q.version = query.Get("resourceVersion")
+	q.streamsList = query.Get("sendInitialEvents") == "true"
+	switch {
+	case query.Get("watch") == "true" || query.Get("watch") == "1":
+		q.verb = "watch"
+	case q.version == "":
+		q.verb = "read"
+	default:
+		q.verb = "list"
+	}
+	name, byName := strings.CutPrefix(query.Get("fieldSelector"), "metadata.name=")
+	service, byService := strings.CutPrefix(query.Get("labelSelector"), discoveryv1.LabelServiceName+"=")
+	q.selects = func(o object) bool {
+		return byName && o.GetName() == name || byService && o.GetLabels()[discoveryv1.LabelServiceName] == service
+	}
+	// A Role with resourceNames allows list and watch of that name only. Slices have made-up names.
+	return q, q.resource != "" && byService == (q.resource == EndpointSlices) && byName != byService
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	query := r.URL.Query()
-	name, isGet := strings.CutPrefix(r.URL.Path, "/api/v1/namespaces/mail/endpoints/")
-	kind := "list"
-	switch {
-	case isGet:
-		kind = "get"
-	case query.Get("watch") == "true" || query.Get("watch") == "1":
-		kind = "watch"
-	}
+	q, ok := parse(r)
 	s.mu.Lock()
-	s.requests[kind]++
-	refuse, object, version := s.refuse, s.object, s.version
+	s.requests[q.verb+" "+q.resource]++
+	refuse, granted, version := s.refuse, s.granted[q.resource], s.version
+	var items []object
+	for k, o := range s.objects {
+		if k.resource == q.resource && ok && q.selects(o) {
+			items = append(items, o)
+		}
+	}
 	s.mu.Unlock()
 	s.thawed(r)
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Warning", `299 - "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"`)
 	switch {
 	case refuse != 0:
-		fail(w, refuse, metav1.StatusReason(http.StatusText(refuse)))
-	case kind == "get" && (object == nil || object.Name != name):
-		fail(w, http.StatusNotFound, metav1.StatusReasonNotFound)
-	case kind == "get":
-		encode(w, object)
-	case query.Get("fieldSelector") != "metadata.name=dovecot-backend":
-		// A Role with resourceNames allows list and watch of that name only.
+		fail(w, refuse, metav1.StatusReason(strings.ReplaceAll(http.StatusText(refuse), " ", "")))
+	case !granted || !ok:
 		fail(w, http.StatusForbidden, metav1.StatusReasonForbidden)
-	case kind == "watch" && query.Get("sendInitialEvents") == "true":
+	case q.verb == "watch" && q.streamsList:
 		// As a server without streaming lists.
 		fail(w, http.StatusUnprocessableEntity, metav1.StatusReasonInvalid)
-	case kind == "watch":
-		s.watch(w, r, query.Get("resourceVersion"))
+	case q.verb == "watch":
+		s.watch(w, r, q)
 	default:
-		list := corev1.EndpointsList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "EndpointsList"}, ListMeta: metav1.ListMeta{ResourceVersion: strconv.Itoa(version)}}
-		if object != nil {
-			list.Items = append(list.Items, *object)
+		slices.SortFunc(items, func(a, b object) int { return strings.Compare(a.GetName(), b.GetName()) })
+		list := map[string]any{
+			"apiVersion": kinds[q.resource].apiVersion, "kind": kinds[q.resource].kind + "List",
+			"metadata": map[string]string{"resourceVersion": strconv.Itoa(version)}, "items": append([]object{}, items...),
 		}
 		encode(w, list)
 	}
@@ -246,8 +343,8 @@ func wait(r *http.Request, until chan struct{}) {
 	}
 }
 
-func (s *Server) watch(w http.ResponseWriter, r *http.Request, from string) {
-	version, _ := strconv.Atoi(from)
+func (s *Server) watch(w http.ResponseWriter, r *http.Request, q request) {
+	version, _ := strconv.Atoi(q.version)
 	s.mu.Lock()
 	expired := version < s.oldest
 	cut := s.cut
@@ -266,11 +363,20 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, from string) {
 		s.thawed(r)
 		s.released(r)
 		for _, e := range events {
-			if e.version > version {
-				version = e.version
-				if stream.Encode(map[string]any{"type": e.kind, "object": e.object}) != nil {
-					return
-				}
+			if e.version <= version {
+				continue
+			}
+			version = e.version
+			o := e.object
+			switch {
+			case e.kind == "BOOKMARK":
+				o = kinds[q.resource].new()
+				stamp(o, q.resource, e.version)
+			case e.resource != q.resource || !q.selects(o):
+				continue
+			}
+			if stream.Encode(map[string]any{"type": e.kind, "object": o}) != nil {
+				return
 			}
 		}
 		_ = http.NewResponseController(w).Flush()
