@@ -186,6 +186,10 @@ func (d *Director) Resolve(ctx context.Context, r Request) (Answer, error) {
 				continue
 			}
 			decision.Verb = Serve
+		case decision.Verb == Hold && st.view != nil && facts.Now.Sub(st.view.CurrentAt) > freshness:
+			// Nobody waits for this proof. It will be there when the wait is over, and it tells the source whether it has
+			// contact: time without does not count as waiting.
+			d.confirm()
 		}
 		d.note(user.Name, decision, facts)
 		return d.answer(st, r, user.Name, decision), nil
@@ -289,9 +293,7 @@ func (d *Director) note(user string, decision Decision, f Facts) {
 // await asks for a proof of the view and waits a little for it. It returns the next state, or nil when there was none
 // in time, or when waiting has just been in vain.
 func (d *Director) await(ctx context.Context, st *state) *state {
-	if d.config.Confirm != nil {
-		d.config.Confirm()
-	}
+	d.confirm()
 	now := d.now()
 	if now.UnixNano() < d.hasty.Load() {
 		return nil
@@ -306,6 +308,13 @@ func (d *Director) await(ctx context.Context, st *state) *state {
 		d.hasty.Store(d.now().Add(impatience).UnixNano())
 	}
 	return nil
+}
+
+// confirm asks the source for a proof of the view.
+func (d *Director) confirm() {
+	if d.config.Confirm != nil {
+		d.config.Confirm()
+	}
 }
 
 // rooms returns the rooms of the state by the newest counts.

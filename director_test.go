@@ -381,6 +381,41 @@ func TestWithoutProofNobodyIsMoved(t *testing.T) {
 	})
 }
 
+// TestWhileUsersWaitTheViewIsProvenNowAndThen holds that a source which lost contact gets to know it before the wait is
+// over, and that nobody waits for that.
+func TestWhileUsersWaitTheViewIsProvenNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, newMemory())
+		b.store.put("ada", "dovecot-backend-1")
+		b.see(backends(3))
+		b.see(with(backends(3), 1, director.NotReady))
+		for second, want := range []int{0, 0, 0, 0, 0, 0, 1, 2} {
+			start := time.Now()
+			b.want("ada", director.Hold, director.InGrace, "dovecot-backend-1")
+			if waited := time.Since(start); waited != 0 {
+				t.Errorf("a lookup took %s", waited)
+			}
+			if b.confirmed != want {
+				t.Errorf("after %d s a proof was asked for %d times, want %d", second, b.confirmed, want)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
+func TestNewUsersWaitWhileABackendIsStarting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, newMemory())
+		b.see(with(backends(3), 1, director.NotReady))
+		a := b.want("new", director.Hold, director.ViewPartial, "")
+		if !strings.Contains(a.Detail, "30s") || b.store.row("new") != "" {
+			t.Errorf("told %q, stored %q", a.Detail, b.store.row("new"))
+		}
+		time.Sleep(graces.Failover)
+		b.want("new", director.Serve, director.Proposed, "dovecot-backend-0")
+	})
+}
+
 func TestAViewThatLagsBehindIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, newMemory())

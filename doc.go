@@ -17,7 +17,8 @@
 //  4. Its backend is alive: that is the answer.
 //  5. Its backend is lost: the user waits (Hold) while it may come back, and is placed elsewhere when the wait is over
 //     and the source has just proven that the view is current.
-//  6. There is no row: the ring proposes.
+//  6. There is no row: the ring proposes. Right after a start new users wait while some backends are still expected, so
+//     that they do not all go to the first.
 //  7. A choice is written as compare-and-set before it is answered. Whoever loses a race gets the winner's row and
 //     starts again at 4.
 //  8. The database refuses the user (no such mailbox): the ring's proposal is the answer, nothing is stored; or the user

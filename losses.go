@@ -33,16 +33,18 @@ const forget = 24 * time.Hour
 //	lost, removed --wanted again-----------> lost, planned (from now on)
 //	lost, final or not --ready-------------> alive
 //
-// A removed backend has ended when it is not listed any more, if it was seen terminating before. If not, because only
-// Endpoints can be read or it was deleted by force, its pod may still be serving sessions: then it is taken to have
-// ended when its termination grace period is over.
-//
-// A backend that is seen terminating and still serves is never final: two backends would serve one mailbox.
+// A backend that is seen terminating and still serves is never final: two backends would serve one mailbox. The wait for
+// its restart counts from when it stops serving. Where the end of a backend cannot be seen, because the source does not
+// list those that terminate, or it vanished without having been seen so, it is taken to go on for the termination grace
+// period of its StatefulSet, if that is known; nothing is final before that either.
 //
 // A final loss stays final until the backend is ready again: what users were once told does not flip back to waiting.
 // There are two exceptions. A removed backend that is wanted again will come back; and when every backend was lost, all
 // clocks start again with the first that returns, since nobody could be moved meanwhile and the others are likely to
 // follow.
+//
+// When a panic ends because backends return, those that have not returned yet are waited for from then on, but not for
+// longer than the panic would have lasted.
 //
 // A Tracker has no clock and no goroutine; it is not safe for concurrent use. Equal inputs give equal views.
 type Tracker struct {
@@ -68,6 +70,8 @@ func (t *Tracker) Observe(now time.Time, s Snapshot) *View {
 		byAddr:     make(map[netip.Addr]int, len(s.Backends)),
 		losses:     maps.Clone(prev.losses),
 		sets:       sortedSets(s.StatefulSets),
+		unseen:     prev.unseen,
+		blind:      s.Blind,
 		graces:     t.graces,
 	}
 	if next.losses == nil {
@@ -77,11 +81,13 @@ func (t *Tracker) Observe(now time.Time, s Snapshot) *View {
 		next.CurrentAt = prev.CurrentAt
 	}
 	next.enlist(now, prev, s.Backends)
-	next.lose(now, prev, s.Backends, t.view == nil)
+	next.pause(now, s.Blind-prev.blind)
+	next.lose(now, prev, s, t.view == nil)
 	if len(prev.alive) == 0 && len(next.alive) > 0 {
 		next.restartClocks(now)
 	}
 	next.judge(now)
+	next.gather(now)
 	if t.view == nil || !next.same(prev) {
 		next.Generation++
 	}
@@ -112,19 +118,45 @@ func (v *View) enlist(now time.Time, prev *View, backends []Backend) {
 	}
 }
 
-// lose records the losses: what was alive and is not, and, in the first snapshot, what is listed and not ready. A
-// backend that is first seen later and not ready is just starting: nobody has lost it.
-func (v *View) lose(now time.Time, prev *View, backends []Backend, first bool) {
-	listed := make(map[string]Backend, len(backends))
-	for _, b := range backends {
+// pause lets the waits that were open when the source lost contact end as much later as it was without. Not those of
+// removed backends, which end without the source.
+func (v *View) pause(now time.Time, blind time.Duration) {
+	if blind <= 0 {
+		return
+	}
+	then := now.Add(-blind)
+	if then.Before(v.unseen) {
+		v.unseen = v.unseen.Add(blind)
+	}
+	for name, l := range v.losses {
+		if l.Cause == Removed || l.Final(then) {
+			continue
+		}
+		l.from, l.Until = l.from.Add(blind), l.Until.Add(blind)
+		if !l.calmed.IsZero() {
+			l.calmed = l.calmed.Add(blind)
+		}
+		v.losses[name] = l
+	}
+}
+
+// lose records the losses: what was alive and is not; what is still serving, but terminating, when it is first seen; and
+// what is listed in the first snapshot and not ready. A backend that is first seen later and not ready is just starting:
+// nobody has lost it.
+func (v *View) lose(now time.Time, prev *View, s Snapshot, first bool) {
+	listed := make(map[string]Backend, len(s.Backends))
+	for _, b := range s.Backends {
 		listed[b.Name] = b
-		if first && b.Condition != Ready {
-			v.losses[b.Name] = Loss{Backend: b, Since: now}
+		if _, known := v.losses[b.Name]; known {
+			continue
+		}
+		if first && b.Condition != Ready || b.Condition == Terminating {
+			v.losses[b.Name] = newLoss(now, b)
 		}
 	}
 	for _, b := range prev.alive {
 		if _, alive := v.byName[b.Name]; !alive {
-			v.losses[b.Name] = Loss{Backend: b, Since: now}
+			v.losses[b.Name] = newLoss(now, b)
 		}
 	}
 	for name, l := range v.losses {
@@ -134,41 +166,54 @@ func (v *View) lose(now time.Time, prev *View, backends []Backend, first bool) {
 		}
 		b, there := listed[name]
 		claim, set := claim(v.sets, name)
-		v.losses[name] = l.next(now, b, there, claim, set)
+		v.losses[name] = l.next(now, sight{backend: b, there: there, ends: s.ListsTerminating, claim: claim, termination: set.Termination})
 	}
 }
 
-// next returns what becomes of a loss with a snapshot in which b is the backend, if it is there. A new loss has no Until
-// yet; that, and how long the wait is under panic, is judge's.
-func (l Loss) next(now time.Time, b Backend, there bool, claim membership, set StatefulSet) Loss {
+func newLoss(now time.Time, b Backend) Loss { return Loss{Backend: b, Since: now, from: now} }
+
+// sight is what a snapshot shows of a lost backend.
+type sight struct {
+	backend     Backend
+	there       bool // it is listed
+	ends        bool // it would be listed while it terminates
+	claim       membership
+	termination time.Duration // unless it is unclaimed
+}
+
+// next returns what becomes of a loss. A new loss has no Until yet; that is judge's.
+func (l Loss) next(now time.Time, s sight) Loss {
 	switch {
-	case l.Cause == Removed && claim == wanted:
-		l.Cause, l.Since, l.Until = Planned, now, time.Time{}
+	case l.Cause == Removed && s.claim == wanted:
+		l.Cause, l.Since, l.from, l.Until = Planned, now, now, time.Time{}
 	case !l.Until.IsZero() && l.Final(now):
 		return l
-	case claim == unwanted:
+	case s.claim == unwanted:
 		l.Cause = Removed
 	case l.Cause == Removed: // its set cannot be read any more
-	case !there || b.Condition != NotReady:
+	case !s.there || s.backend.Condition != NotReady:
 		l.Cause = Planned
 	}
-	l.Serving = there && b.Condition == Terminating
-	l.terminated = l.terminated || there && b.Condition != NotReady
-	switch {
-	case there:
-		l.gone = time.Time{}
-	case l.gone.IsZero():
+	if s.claim != unclaimed {
+		l.termination = s.termination
+	}
+	served := l.Serving
+	l.Serving = s.there && s.backend.Condition == Terminating
+	if served && !l.Serving {
+		l.from, l.Until = now, time.Time{}
+	}
+	if s.there {
+		l.terminated, l.gone = l.terminated || s.backend.Condition != NotReady, time.Time{}
+	} else if l.gone.IsZero() {
 		l.gone = now
 	}
-	if claim == unwanted {
-		switch {
-		case there:
-			l.Until = l.Since.Add(set.Termination)
-		case l.terminated:
-			l.Until = l.gone
-		default:
-			l.Until = l.gone.Add(set.Termination)
-		}
+	switch {
+	case s.there:
+		l.ended = l.Since.Add(l.termination)
+	case l.terminated && s.ends:
+		l.ended = l.gone
+	default:
+		l.ended = l.gone.Add(l.termination)
 	}
 	return l
 }
@@ -176,27 +221,32 @@ func (l Loss) next(now time.Time, b Backend, there bool, claim membership, set S
 // restartClocks lets the users of all lost backends wait from now on.
 func (v *View) restartClocks(now time.Time) {
 	v.StartedAt = now
+	v.unseen = now.Add(v.graces.Restart)
 	for name, l := range v.losses {
 		if l.Cause != Removed {
-			l.Since, l.Until = now, now.Add(v.graces.of(l.Cause))
+			l.Since, l.from, l.calmed = now, now, time.Time{}
+			l.Until = now.Add(v.graces.of(l.Cause))
 			v.losses[name] = l
 		}
 	}
 }
 
-// judge sets when the open losses end, under panic or not. Losses that are final stay as they are, and those of removed
-// backends, which are no surprise.
+// judge sets when the open losses end, under panic or not. Losses that are final stay as they are. Those of removed
+// backends, which are no surprise, make no panic and end with the backend.
 func (v *View) judge(now time.Time) {
 	open := 0
 	for name, l := range v.losses {
-		if l.Cause == Removed {
-			continue
+		switch {
+		case l.Cause == Removed:
+			if l.Until.IsZero() || !l.Final(now) {
+				l.Until = l.ended
+			}
+			l.Panic = false
+		case l.Until.IsZero():
+			l.Until = l.until(v.graces)
 		}
-		if l.Until.IsZero() {
-			l.Until = l.Since.Add(v.graces.of(l.Cause))
-			v.losses[name] = l
-		}
-		if !l.Final(now) {
+		v.losses[name] = l
+		if l.Cause != Removed && !l.Final(now) {
 			open++
 		}
 	}
@@ -205,12 +255,53 @@ func (v *View) judge(now time.Time) {
 		if l.Cause == Removed || l.Final(now) {
 			continue
 		}
-		l.Panic = panicking
-		l.Until = l.Since.Add(v.graces.of(l.Cause))
-		if panicking {
-			l.Until = l.Since.Add(max(v.graces.Panic, v.graces.of(l.Cause)))
+		if l.Panic && !panicking {
+			l.calmed = now
 		}
+		l.Panic = panicking
+		l.Until = l.until(v.graces)
 		v.losses[name] = l
+	}
+}
+
+// until returns when the users of a backend that may come back stop waiting.
+func (l Loss) until(g Graces) time.Time {
+	grace := g.of(l.Cause)
+	until, most := l.from.Add(grace), l.from.Add(max(g.Panic, grace))
+	switch {
+	case l.Panic:
+		until = most
+	case !l.calmed.IsZero():
+		until = earlier(later(until, l.calmed.Add(grace)), most)
+	}
+	if l.Cause == Failed {
+		return until // it has not been told to end
+	}
+	return later(until, l.ended)
+}
+
+// gather decides whether backends are still expected after a start: those that have been lost since then and may come
+// back, and those that a StatefulSet wants and that were never seen.
+func (v *View) gather(now time.Time) {
+	v.gathering = time.Time{}
+	end := v.StartedAt.Add(v.graces.Failover)
+	if len(v.alive) == 0 || !now.Before(end) {
+		return
+	}
+	expected := false
+	for _, l := range v.losses {
+		expected = expected || l.Since.Equal(v.StartedAt) && l.Cause != Removed && !l.Final(now)
+	}
+	for _, s := range v.sets {
+		for ordinal := s.Start; ordinal < s.Start+s.Replicas && !expected; ordinal++ {
+			name := s.pod(ordinal)
+			_, alive := v.byName[name]
+			_, lost := v.losses[name]
+			expected = !alive && !lost
+		}
+	}
+	if expected {
+		v.gathering = end
 	}
 }
 
@@ -223,7 +314,7 @@ func (g Graces) of(c Cause) time.Duration {
 
 // same reports whether two views differ in nothing that users or operators could see, CurrentAt aside.
 func (v *View) same(w *View) bool {
-	return v.StartedAt.Equal(w.StartedAt) && slices.Equal(v.sets, w.sets) &&
+	return v.StartedAt.Equal(w.StartedAt) && v.unseen.Equal(w.unseen) && v.gathering.Equal(w.gathering) && slices.Equal(v.sets, w.sets) &&
 		slices.EqualFunc(v.alive, w.alive, sameBackend) && maps.EqualFunc(v.losses, w.losses, func(a, b Loss) bool {
 		return a.Cause == b.Cause && a.Panic == b.Panic && a.Serving == b.Serving && a.Since.Equal(b.Since) && a.Until.Equal(b.Until) && sameBackend(a.Backend, b.Backend)
 	})

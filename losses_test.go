@@ -1,6 +1,7 @@
 package director_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -10,6 +11,13 @@ import (
 // scaled is a StatefulSet of that many pods, of which each may take 20 s to end.
 func scaled(replicas int) []director.StatefulSet {
 	return []director.StatefulSet{{Name: "dovecot-backend", Replicas: replicas, Termination: 20 * time.Second}}
+}
+
+// slow is a StatefulSet whose pods take 300 s to end.
+func slow(replicas int) []director.StatefulSet {
+	sets := scaled(replicas)
+	sets[0].Termination = 300 * time.Second
+	return sets
 }
 
 func without(all []director.Backend, lost ...int) []director.Backend {
@@ -88,10 +96,33 @@ func TestTracker(t *testing.T) {
 		},
 		"a removed backend that was seen terminating is waited for until it is gone": {
 			map[int]director.Snapshot{
-				0: snapshot(all), 100: {Backends: with(all, 1, director.Terminating), StatefulSets: scaled(1)},
-				105: {Backends: without(all, 1), StatefulSets: scaled(1)}, 200: {Backends: without(all, 1), StatefulSets: scaled(1)},
+				0: snapshot(all), 100: {Backends: with(all, 1, director.Terminating), StatefulSets: scaled(1), ListsTerminating: true},
+				105: {Backends: without(all, 1), StatefulSets: scaled(1), ListsTerminating: true}, 200: {Backends: without(all, 1), StatefulSets: scaled(1)},
 			},
 			want{cause: director.Removed, until: 105},
+		},
+		"but not by a source that does not list what terminates": {
+			map[int]director.Snapshot{
+				0: snapshot(all), 100: {Backends: with(all, 1, director.Terminating), StatefulSets: scaled(1), ListsTerminating: true},
+				105: {Backends: without(all, 1), StatefulSets: scaled(1)}, 124: {Backends: with(all, 1, director.Terminating), StatefulSets: scaled(1), ListsTerminating: true},
+			},
+			want{cause: director.Removed, until: 120, serving: true},
+		},
+		"a removed backend whose end was not seen has not ended by then, with any source": {
+			map[int]director.Snapshot{0: snapshot(all), 100: {Backends: without(all, 1), StatefulSets: scaled(1), ListsTerminating: true}},
+			want{cause: director.Removed, until: 120},
+		},
+		"no wait goes on while the source is out of touch": {
+			map[int]director.Snapshot{0: snapshot(all), 100: snapshot(without(all, 1)), 400: {Backends: without(all, 1), Blind: 290 * time.Second}},
+			want{cause: director.Planned, until: 510},
+		},
+		"a wait that was over before stays so": {
+			map[int]director.Snapshot{0: snapshot(all), 100: snapshot(without(all, 1)), 400: {Backends: without(all, 1), Blind: 100 * time.Second}},
+			want{cause: director.Planned, until: 220},
+		},
+		"what was lost meanwhile has its whole wait before it": {
+			map[int]director.Snapshot{0: snapshot(all), 400: {Backends: without(all, 1), Blind: 300 * time.Second}, 410: {Backends: without(all, 1), Blind: 300 * time.Second}},
+			want{cause: director.Planned, until: 520},
 		},
 		"a removed backend that stops is waited for as long as its pod may take to end": {
 			map[int]director.Snapshot{0: snapshot(all), 100: {Backends: with(all, 1, director.Stopping), StatefulSets: scaled(1)}},
@@ -114,7 +145,7 @@ func TestTracker(t *testing.T) {
 				0: snapshot(all), 100: {Backends: with(all, 1, director.Stopping), StatefulSets: scaled(1)},
 				110: snapshot(without(all, 1)), 200: snapshot(without(all, 1)),
 			},
-			want{cause: director.Removed, until: 120},
+			want{cause: director.Removed, until: 130},
 		},
 		"scaled to nothing and back: everybody waits for their own": {
 			map[int]director.Snapshot{
@@ -135,11 +166,11 @@ func TestTracker(t *testing.T) {
 			map[int]director.Snapshot{0: snapshot(all), 100: snapshot(with(all, 1, director.Terminating)), 900: snapshot(with(all, 1, director.Terminating))},
 			want{cause: director.Planned, until: 220, serving: true},
 		},
-		"and no longer once it does not": {
+		"and for its restart once it does not": {
 			map[int]director.Snapshot{
-				0: snapshot(all), 100: snapshot(with(all, 1, director.Terminating)), 300: snapshot(with(all, 1, director.Stopping)),
+				0: snapshot(all), 100: snapshot(with(all, 1, director.Terminating)), 300: snapshot(with(all, 1, director.Stopping)), 305: snapshot(without(all, 1)),
 			},
-			want{cause: director.Planned, until: 220},
+			want{cause: director.Planned, until: 420},
 		},
 		"an ordinal that the StatefulSet wants waits for its restart": {
 			map[int]director.Snapshot{0: snapshot(all), 100: {Backends: without(all, 1), StatefulSets: scaled(5)}},
@@ -171,12 +202,34 @@ func TestTracker(t *testing.T) {
 			},
 			want{cause: director.Failed, until: 230},
 		},
-		"a panic ends when the others are back": {
+		"a panic ends when the others are back, and those that are not are waited for from then on": {
 			map[int]director.Snapshot{
 				0: snapshot(all), 100: snapshot(with(with(with(all, 1, director.NotReady), 2, director.NotReady), 3, director.NotReady)),
-				150: snapshot(with(all, 1, director.NotReady)),
+				150: snapshot(with(all, 1, director.NotReady)), 151: snapshot(with(all, 1, director.NotReady)),
 			},
-			want{cause: director.Failed, until: 130},
+			want{cause: director.Failed, until: 180},
+		},
+		"but not for longer than in panic": {
+			map[int]director.Snapshot{
+				0: snapshot(all), 100: snapshot(with(with(with(all, 1, director.NotReady), 2, director.NotReady), 3, director.NotReady)),
+				390: snapshot(with(all, 1, director.NotReady)),
+			},
+			want{cause: director.Failed, until: 400},
+		},
+		"a pod that may terminate for longer than the grace is waited for until then": {
+			map[int]director.Snapshot{0: snapshot(all), 100: {Backends: without(all, 1), StatefulSets: slow(5)}},
+			want{cause: director.Planned, until: 400},
+		},
+		"but not when it was seen to have ended": {
+			map[int]director.Snapshot{
+				0: snapshot(all), 100: {Backends: with(all, 1, director.Terminating), StatefulSets: slow(5), ListsTerminating: true},
+				110: {Backends: without(all, 1), StatefulSets: slow(5), ListsTerminating: true},
+			},
+			want{cause: director.Planned, until: 230},
+		},
+		"what terminates when it is first seen may still serve": {
+			map[int]director.Snapshot{0: snapshot(without(all, 1)), 100: snapshot(with(all, 1, director.Terminating)), 900: snapshot(with(all, 1, director.Terminating))},
+			want{cause: director.Planned, until: 220, serving: true},
 		},
 		"a scale-down of most is no panic for a restart at the same time": {
 			map[int]director.Snapshot{0: snapshot(all), 100: {Backends: backends(1), StatefulSets: scaled(2)}},
@@ -272,5 +325,60 @@ func TestAVanishedBackendWaitsForItsRestartEvenIfFailedOnesDoNotWait(t *testing.
 	view := tracker.Observe(at(10), director.Snapshot{Backends: backends(2)})
 	if l := view.Loss("dovecot-backend-2"); l.Cause != director.Planned || !l.Until.Equal(at(70)) {
 		t.Errorf("got %s until %s", l.Cause, l.Until)
+	}
+}
+
+func TestBackendsThatAreAboutToGoTakeNobody(t *testing.T) {
+	all := backends(5)
+	all[0].Weight = 0
+	for replicas, want := range map[int]string{5: "1 2 3 4", 3: "1 2", 1: "1 2 3 4", 0: "1 2 3 4"} {
+		view := observe(map[int]director.Snapshot{0: {Backends: all, StatefulSets: scaled(replicas)}})
+		var names []string
+		for _, m := range view.Members() {
+			names = append(names, strings.TrimPrefix(m.Name, "dovecot-backend-"))
+		}
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("with %d wanted: %q take users, want %q", replicas, got, want)
+		}
+	}
+}
+
+func TestNewUsersWaitForTheBackendsOfAStart(t *testing.T) {
+	all := backends(5)
+	for name, tc := range map[string]struct {
+		steps map[int]director.Snapshot
+		until int // 0 for not at all
+	}{
+		"all are there":          {map[int]director.Snapshot{0: {Backends: all}}, 0},
+		"some are not ready yet": {map[int]director.Snapshot{0: {Backends: with(all, 3, director.NotReady)}}, 30},
+		"some are not listed yet, and nobody says that they will be": {map[int]director.Snapshot{0: {Backends: backends(2)}}, 0},
+		"some are not listed yet, and their StatefulSet wants them":  {map[int]director.Snapshot{0: {Backends: backends(2), StatefulSets: scaled(5)}}, 30},
+		"as many as the StatefulSet wants":                           {map[int]director.Snapshot{0: {Backends: backends(2), StatefulSets: scaled(2)}}, 0},
+		"they came":                                                  {map[int]director.Snapshot{0: {Backends: backends(2), StatefulSets: scaled(5)}, 10: {Backends: all, StatefulSets: scaled(5)}}, 0},
+		"one of a scale-down is not awaited": {map[int]director.Snapshot{
+			0: {Backends: all, StatefulSets: scaled(5)}, 10: {Backends: without(all, 4), StatefulSets: scaled(4)},
+		}, 0},
+		"one that was there is not awaited":       {map[int]director.Snapshot{0: {Backends: all, StatefulSets: scaled(5)}, 10: {Backends: without(all, 3), StatefulSets: scaled(5)}}, 0},
+		"long after the start nobody waits":       {map[int]director.Snapshot{0: {Backends: all}, 30: {Backends: with(all, 3, director.NotReady)}}, 0},
+		"all were lost, and come back one by one": {map[int]director.Snapshot{0: {Backends: all}, 100: {}, 200: {Backends: backends(2)}}, 230},
+	} {
+		t.Run(name, func(t *testing.T) {
+			view := observe(tc.steps)
+			for _, second := range []int{0, 10, 29, 30, 100, 229, 230} {
+				d := director.Policy{}.Decide(director.Facts{Now: at(second), View: view, Ring: fixedRing(view.Members()), Row: director.RowAbsent})
+				if waits := d.Reason == director.ViewPartial; waits != (second < tc.until) {
+					t.Errorf("%d s after the start: %s, %s", second, d.Verb, d.Reason)
+				}
+			}
+		})
+	}
+}
+
+func TestUsersOfUnseenBackendsDoNotWaitWhileTheSourceIsOutOfTouch(t *testing.T) {
+	for blind, want := range map[int]int{0: 120, 60: 180} {
+		view := observe(map[int]director.Snapshot{0: {Backends: backends(2)}, 100: {Backends: backends(2), Blind: time.Duration(blind) * time.Second}})
+		if got := int(view.Loss("dovecot-backend-9").Until.Sub(t0) / time.Second); got != want {
+			t.Errorf("out of touch for %d s: they wait until %d, want %d", blind, got, want)
+		}
 	}
 }

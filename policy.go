@@ -76,6 +76,7 @@ type Policy struct {
 //	store down                                        unavailable  store_down
 //	database refuses the user, strict                 reject       unknown_user
 //	database refuses the user                         serve        unknown_user   the ring's proposal
+//	no row, backends are expected after a start       hold         view_partial
 //	no row                                            assign       proposed       the ring's proposal
 //	row, backend alive                                serve        mapped
 //	row with the address of an alive backend          assign       renamed
@@ -100,6 +101,9 @@ func (p Policy) Decide(f Facts) Decision {
 		}
 		return propose(f, Serve, UnknownUser)
 	case RowAbsent:
+		if end := f.View.gathering; f.Now.Before(end) {
+			return Decision{Verb: Hold, Reason: ViewPartial, Until: end}
+		}
 		return propose(f, f.assignOrServe(), Proposed)
 	}
 	if b, _, ok := f.View.Backend(f.Mapping.Backend); ok {
@@ -176,6 +180,13 @@ func (p Policy) lost(f Facts) Decision {
 
 func later(a, b time.Time) time.Time {
 	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
 		return a
 	}
 	return b

@@ -105,6 +105,8 @@ func TestGraceRules(t *testing.T) {
 		now := t0
 		var before *director.View
 		final := map[string]bool{}
+		served := map[string]time.Time{} // until when a backend may have served, or when all clocks started again
+		serving := map[string]bool{}
 		for range rapid.IntRange(1, 30).Draw(t, "snapshots") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 100).Draw(t, "seconds")) * time.Second)
 			var s director.Snapshot
@@ -126,12 +128,18 @@ func TestGraceRules(t *testing.T) {
 				if _, _, alive := view.Backend(l.Backend.Name); alive {
 					t.Fatalf("%s is alive and lost", l.Backend.Name)
 				}
+				if l.Since.Equal(now) || serving[l.Backend.Name] {
+					served[l.Backend.Name] = now
+				}
+				serving[l.Backend.Name] = l.Serving
 				wait := l.Until.Sub(l.Since)
 				switch {
 				case wait < graces.Failover:
 					t.Fatalf("%s waits for %s only", l.Backend.Name, wait)
-				case l.Panic && wait != graces.Panic:
+				case l.Panic && wait < graces.Panic:
 					t.Fatalf("%s waits for %s in panic", l.Backend.Name, wait)
+				case l.Until.Sub(served[l.Backend.Name]) > graces.Panic:
+					t.Fatalf("%s is waited for until %s after it served", l.Backend.Name, l.Until.Sub(served[l.Backend.Name]))
 				}
 				isFinal := l.Final(now)
 				if final[l.Backend.Name] && !isFinal {

@@ -100,8 +100,8 @@ func worlds() []world {
 	vanished := director.Snapshot{Backends: append(backends(1), all[2:]...)}
 	terminating := director.Snapshot{Backends: with(all, 1, director.Terminating)}
 	stopping := director.Snapshot{Backends: with(all, 1, director.Stopping)}
-	removed := director.Snapshot{Backends: append(backends(1), all[2:]...), StatefulSets: scaled(1)}
-	removing := director.Snapshot{Backends: with(all, 1, director.Terminating), StatefulSets: scaled(1)}
+	removed := director.Snapshot{Backends: append(backends(1), all[2:]...), StatefulSets: scaled(1), ListsTerminating: true}
+	removing := director.Snapshot{Backends: with(all, 1, director.Terminating), StatefulSets: scaled(1), ListsTerminating: true}
 	most := director.Snapshot{Backends: with(with(with(all, 1, director.NotReady), 2, director.NotReady), 3, director.NotReady)}
 	everything := director.Snapshot{}
 	return []world{
@@ -115,6 +115,7 @@ func worlds() []world {
 		{"vanished for 10s", observe(lostAt100(vanished)), at(110)},
 		{"vanished for 119s", observe(lostAt100(vanished)), at(219)},
 		{"vanished for 800s", observe(proof(vanished)), at(901)},
+		{"started 10s ago, one is not ready yet", observe(map[int]director.Snapshot{0: failed}), at(10)},
 		{"terminating for 10s", observe(lostAt100(terminating)), at(110)},
 		{"terminating for 800s and still serving", observe(proof(terminating)), at(901)},
 		{"terminating for 800s, no longer serving", observe(proof(stopping)), at(901)},

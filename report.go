@@ -33,6 +33,8 @@ func (d Decision) detail(now time.Time) string {
 		return fmt.Sprintf("%s: most backends are lost at once, %s among them, %s", d.Reason, d.Backend, wait)
 	case ViewBehind:
 		return fmt.Sprintf("%s: another replica has seen backend %s alive, this one has not; try again", d.Reason, d.Backend)
+	case ViewPartial:
+		return fmt.Sprintf("%s: not all backends are there yet after a start, new users wait up to %s for them", d.Reason, d.Until.Sub(now).Round(time.Second))
 	case ViewStale:
 		return fmt.Sprintf("%s: backend %s is lost, but it cannot be proven now that it did not come back; try again", d.Reason, d.Backend)
 	case Contended:

@@ -12,6 +12,12 @@ type Snapshot struct {
 	// StatefulSets are what the source knows of the sets that the backends belong to, names unique. Sets that it does not
 	// know, or may not read, are missing.
 	StatefulSets []StatefulSet
+	// ListsTerminating says that backends which are being deleted are listed until they have ended. Otherwise they vanish
+	// while they may go on serving.
+	ListsTerminating bool
+	// Blind is for how long the source had no contact with its server, all in all since it started. No wait goes on in
+	// that time: what the server would have brought back meanwhile could not be seen, or not be brought back at all.
+	Blind time.Duration
 	// CurrentAt is a moment at which the source knows that this was the truth: its server answered a request made then,
 	// or sent a sign of life. An open watch alone proves nothing.
 	CurrentAt time.Time

@@ -18,6 +18,9 @@ type StatefulSet struct {
 	Termination time.Duration
 }
 
+// pod names the pod of an ordinal.
+func (s StatefulSet) pod(ordinal int) string { return s.Name + "-" + strconv.Itoa(ordinal) }
+
 // StatefulSetOf splits the name of a StatefulSet's pod. It cannot tell a name that only looks like one.
 func StatefulSetOf(pod string) (set string, ordinal int, ok bool) {
 	i := strings.LastIndexByte(pod, '-')

@@ -25,7 +25,13 @@ type View struct {
 	byAddr map[netip.Addr]int
 	losses map[string]Loss
 	sets   []StatefulSet // sorted by name
+	blind  time.Duration // as in the snapshot
 	graces Graces
+	// unseen is until when the users of backends wait that were never seen alive.
+	unseen time.Time
+	// gathering is until when users without a mapping wait for backends that are expected after a start; zero when they
+	// do not, since those they would be spread over are all there.
+	gathering time.Time
 }
 
 // Cause is why a backend counts as lost.
@@ -73,8 +79,12 @@ type Loss struct {
 	// go on, so its users wait, beyond Until too.
 	Serving bool
 
-	terminated bool      // it was seen terminating, so that its end can be seen too
-	gone       time.Time // when it was first not listed any more, zero while it is
+	from        time.Time     // from when the wait counts
+	terminated  bool          // it was seen terminating, so that its end can be seen too
+	termination time.Duration // how long that takes at most, 0 when it is not known
+	gone        time.Time     // when it was first not listed any more, zero while it is
+	ended       time.Time     // when it was seen to have ended, or, if that was not, is taken to have
+	calmed      time.Time     // when the last panic ended that it was part of
 }
 
 // Final reports whether the wait is over.
@@ -124,20 +134,29 @@ func (v *View) Loss(name string) Loss {
 			}
 		}
 	}
-	l := Loss{Backend: Backend{Name: name}, Cause: Unseen, Since: v.StartedAt, Until: v.StartedAt.Add(v.graces.Restart)}
+	l := Loss{Backend: Backend{Name: name}, Cause: Unseen, Since: v.StartedAt, Until: v.unseen}
 	if claim, set := claim(v.sets, name); claim == unwanted {
 		l.Cause, l.Until = Removed, l.Since.Add(set.Termination)
 	}
 	return l
 }
 
-// Members returns what the ring is made of: the alive backends that accept new users, sorted by name.
+// Members returns what the ring is made of: the alive backends that accept new users, sorted by name. Those that their
+// StatefulSet does not want any more are about to go, and take none unless there are no others.
 func (v *View) Members() []Member {
 	members := make([]Member, 0, len(v.alive))
+	leaving := make([]Member, 0)
 	for _, b := range v.alive {
-		if b.Weight > 0 {
+		switch claim, _ := claim(v.sets, b.Name); {
+		case b.Weight <= 0:
+		case claim == unwanted:
+			leaving = append(leaving, Member{Name: b.Name, Weight: b.Weight})
+		default:
 			members = append(members, Member{Name: b.Name, Weight: b.Weight})
 		}
+	}
+	if len(members) == 0 {
+		return leaving
 	}
 	return members
 }
