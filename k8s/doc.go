@@ -10,8 +10,9 @@
 //
 // From the Service's EndpointSlices, if the right to list and watch them is given: they show pods that terminate, and
 // whether those still serve. Otherwise from its Endpoints, where such pods have just vanished. The two are written
-// independently and are never mixed. A right that is given or taken while the program runs is followed: a server has to
-// deny it for some seconds to be believed, since one that starts denies everything for a moment.
+// independently and are never mixed; a snapshot says which of the two it is. Both list and watch have to be allowed. A
+// right that is given or taken while the program runs is followed: a server has to deny it for some seconds to be
+// believed, since one that starts denies everything for a moment.
 //
 // From the StatefulSets that the pods' names tell of, if the right is given: how many pods are wanted, and how long one
 // may take to end. What is known without the right may be old, and is dropped.
@@ -25,7 +26,11 @@
 // it. So a snapshot's CurrentAt is moved by one thing only: a list from the API server that was asked for after that
 // moment, not from its cache, and shows the same versions of the same objects as the watches do, the StatefulSets'
 // included. Confirm asks for such lists; they cost one request a second and kind at most, of a few objects, and are needed
-// only while users of lost backends log in.
+// only while users of lost backends log in. One that fails is asked for again, with pauses that grow to 10 s, until one
+// succeeds.
+//
+// The time in which the server could not be asked is counted, and told with each snapshot: users of lost backends do not
+// wait in it.
 //
 // # When something fails
 //

@@ -2,7 +2,7 @@ package k8s
 
 import "time"
 
-// Hurry makes a Watch impatient, before Run.
-func (w *Watch) Hurry() {
-	w.pace = pace{denied: 100 * time.Millisecond, pause: 100 * time.Millisecond, retry: 10 * time.Millisecond, retryMax: 100 * time.Millisecond, settle: 300 * time.Millisecond}
+// Hurry makes a Watch impatient, before Run. It retries after retry, and believes a denial after denied.
+func (w *Watch) Hurry(retry, denied time.Duration) {
+	w.pace = pace{denied: denied, pause: 100 * time.Millisecond, retry: retry, retryMax: 10 * retry, settle: 2 * time.Second}
 }

@@ -18,7 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -50,7 +49,6 @@ type resource struct {
 	watch    func(context.Context, metav1.ListOptions) (watch.Interface, error)
 	selector metav1.ListOptions
 	example  runtime.Object
-	client   kubernetes.Interface // tells client-go what the server can
 }
 
 // feed follows the few objects that a selector picks, by one watch, and can prove that it is current.
@@ -60,13 +58,10 @@ type feed struct {
 	pace    *pace
 	changed func() // called without the lock
 
-	mu       sync.Mutex
-	listed   bool
-	objects  map[string]runtime.Object
-	failing  map[string]failure // by request, until it works again
-	denied   time.Time          // since when the server denies us the right, zero while it does not
-	denial   error
-	deniedAt time.Time // when it did so last
+	mu      sync.Mutex
+	listed  bool
+	objects map[string]runtime.Object
+	failing map[string]failure // by request, until it works again
 }
 
 func newFeed(r resource, log *slog.Logger, pace *pace, changed func()) *feed {
@@ -76,8 +71,8 @@ func newFeed(r resource, log *slog.Logger, pace *pace, changed func()) *feed {
 // run follows until ctx ends. It may be called again then.
 func (f *feed) run(ctx context.Context) {
 	quiet := logr.Discard() // this package says itself what fails
-	source := &cache.ListWatch{ListWithContextFunc: f.tryList, WatchFuncWithContext: f.tryWatch}
-	reflector := cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(source, f.client), f.example, (*content)(f), cache.ReflectorOptions{
+	source := listThenWatch{&cache.ListWatch{ListWithContextFunc: f.tryList, WatchFuncWithContext: f.tryWatch}}
+	reflector := cache.NewReflectorWithOptions(source, f.example, (*content)(f), cache.ReflectorOptions{
 		Logger:  &quiet,
 		Name:    f.kind,
 		Backoff: &wait.Backoff{Duration: f.pace.retry, Factor: 2, Jitter: 0.5, Steps: 6, Cap: f.pace.retryMax},
@@ -85,22 +80,46 @@ func (f *feed) run(ctx context.Context) {
 	reflector.RunWithContext(logr.NewContext(ctx, quiet))
 }
 
-// forget makes the feed one that has listed nothing yet.
+// listThenWatch makes client-go list first and watch then, in place of a watch that streams the list: a handful of objects
+// needs no stream, and so a right to watch alone, which no proof could be had with, is not taken for enough.
+type listThenWatch struct{ *cache.ListWatch }
+
+// IsWatchListSemanticsUnSupported is what client-go asks.
+func (listThenWatch) IsWatchListSemanticsUnSupported() bool { return true }
+
+// forget makes the feed one that has listed nothing yet. That a right is denied it still knows.
 func (f *feed) forget() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.listed, f.objects = false, nil
+	maps.DeleteFunc(f.failing, func(_ string, failed failure) bool { return !failed.shut })
 }
 
-// state returns the objects, sorted by name, whether they were listed at all, and since when the server denies the right
-// to see them.
-func (f *feed) state() (objects []runtime.Object, listed bool, denied time.Time) {
+// state returns the objects, sorted by name, and whether they were listed at all.
+func (f *feed) state() (objects []runtime.Object, listed bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(f.objects)) {
 		objects = append(objects, f.objects[name])
 	}
-	return objects, f.listed, f.denied
+	return objects, f.listed
+}
+
+// denied reports whether the last that the server said of our rights was no, and whether it goes on saying so for long
+// enough to be believed: one that starts denies everything for a moment.
+func (f *feed) denied() (denied, believed bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, failed := range f.failing {
+		denied = denied || failed.shut
+		believed = believed || f.believed(failed)
+	}
+	return denied, believed
+}
+
+// believed needs the lock.
+func (f *feed) believed(failed failure) bool {
+	return !failed.since.IsZero() && failed.at.Sub(failed.since) >= f.pace.denied
 }
 
 // trouble returns what fails, empty for nothing.
@@ -108,29 +127,32 @@ func (f *feed) trouble() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, request := range slices.Sorted(maps.Keys(f.failing)) {
-		return fmt.Sprintf("%s fails: %s", request, f.failing[request].text)
+		return fmt.Sprintf("%s fails: %v", request, f.failing[request].err)
 	}
 	return ""
 }
 
+// The requests of a feed. A proof is a list, too.
+const (
+	toList  = "list"
+	toWatch = "watch"
+)
+
 func (f *feed) tryList(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-	if err := f.refusal(); err != nil {
+	if err := f.refusal(toList); err != nil {
 		return nil, err
 	}
 	list, err := f.list(ctx, f.selecting(o))
-	f.answered("watch", err)
+	f.answered(toList, err)
 	return list, err
 }
 
 func (f *feed) tryWatch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-	if err := f.refusal(); err != nil {
+	if err := f.refusal(toWatch); err != nil {
 		return nil, err
 	}
 	stream, err := f.watch(ctx, f.selecting(o))
-	if streams := o.SendInitialEvents != nil; !streams || !apierrors.IsInvalid(err) {
-		// An older server cannot stream lists, and client-go asks in the old way then.
-		f.answered("watch", err)
-	}
+	f.answered(toWatch, err)
 	return stream, err
 }
 
@@ -140,22 +162,25 @@ func (f *feed) selecting(o metav1.ListOptions) metav1.ListOptions {
 }
 
 // refusal answers in the server's place what it said lately, when it keeps on denying.
-func (f *feed) refusal() error {
+func (f *feed) refusal(request string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.denied.IsZero() && f.deniedAt.Sub(f.denied) >= f.pace.denied && time.Since(f.deniedAt) < f.pace.pause {
-		return f.denial
+	if failed := f.failing[request]; f.believed(failed) && time.Since(failed.at) < f.pace.pause {
+		return failed.err
 	}
 	return nil
 }
 
 // prove reports whether the server, asked now and past its cache, has the same objects as the watch.
 func (f *feed) prove(ctx context.Context) bool {
+	if f.refusal(toList) != nil {
+		return false
+	}
 	asked := time.Now()
 	limit, cancel := context.WithTimeout(ctx, confirmLimit)
 	defer cancel()
 	list, err := f.list(limit, f.selecting(metav1.ListOptions{}))
-	f.answered("read", err)
+	f.answered(toList, err)
 	if err != nil {
 		return false
 	}
@@ -211,34 +236,20 @@ func (f *feed) holds(want map[string]version) bool {
 	return true
 }
 
-// answered notes what the server answered to a request, and whether it denies the right.
+// answered notes what the server answered to a request.
 func (f *feed) answered(request string, err error) {
-	if errors.Is(err, context.Canceled) {
-		return
-	}
-	f.mu.Lock()
-	was, isDenied := f.denied, denies(err)
-	switch now := time.Now(); {
-	case !isDenied:
-		f.denied = time.Time{}
-	case was.IsZero():
-		f.denied = now
-		fallthrough
-	default:
-		f.denial, f.deniedAt = err, now
-	}
-	changed := was.IsZero() == isDenied
-	f.mu.Unlock()
-	f.note(request, err)
-	if changed {
-		f.changed()
+	if !errors.Is(err, context.Canceled) {
+		f.note(request, err)
 	}
 }
 
 // failure is what a request last failed with.
 type failure struct {
-	text   string
-	denied bool
+	err  error
+	at   time.Time
+	shut bool // the server denied the right, and has not granted it since
+	// since is from when on the server did nothing but deny it, zero if it did not the last time.
+	since time.Time
 }
 
 // denies reports whether the server refuses a right. One that does not know the kind of object is like one that denies it.
@@ -249,24 +260,32 @@ func denies(err error) bool { return apierrors.IsForbidden(err) || apierrors.IsN
 func (f *feed) note(request string, err error) {
 	f.mu.Lock()
 	before, failed := f.failing[request]
-	if err != nil {
-		f.failing[request] = failure{text: err.Error(), denied: denies(err)}
-	} else {
+	switch now := time.Now(); {
+	case err == nil:
 		delete(f.failing, request)
+	case !denies(err):
+		f.failing[request] = failure{err: err, at: now, shut: before.shut}
+	case before.since.IsZero():
+		f.failing[request] = failure{err: err, at: now, shut: true, since: now}
+	default:
+		f.failing[request] = failure{err: err, at: now, shut: true, since: before.since}
 	}
 	f.mu.Unlock()
 	switch {
 	case denies(err):
-	case err != nil && (!failed || kindOf(before.text) != kindOf(err.Error())):
+	case err != nil && (!failed || denies(before.err) || kindOf(before.err) != kindOf(err)):
 		f.log.Warn("the API server cannot be asked for the backends; the last view serves, and nobody is moved from a lost backend until it answers",
 			"request", request, "kind", f.kind, "error", err)
-	case err == nil && failed && !before.denied:
+	case err == nil && failed && !denies(before.err):
 		f.log.Info("the API server answers again", "request", request, "kind", f.kind)
+	}
+	if failed != (err != nil) || denies(err) {
+		f.changed()
 	}
 }
 
 // kindOf cuts an error down to what stays the same when it is repeated.
-func kindOf(message string) string { return message[:min(len(message), 24)] }
+func kindOf(err error) string { return err.Error()[:min(len(err.Error()), 24)] }
 
 // content is the feed as the reflector's store. Bookmarks do not come here: they carry empty objects, and client-go keeps
 // them to itself.

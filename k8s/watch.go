@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	director "github.com/k-web-s/go-dovecot-director"
@@ -27,6 +28,8 @@ import (
 const (
 	// confirmEvery is how long reads for proofs are apart at least.
 	confirmEvery = time.Second
+	// confirmRetryMax is how long the pauses between reads grow that bring no proof.
+	confirmRetryMax = 10 * time.Second
 	// maxSets is how many StatefulSets are followed at most. Pods of a Deployment may look like a set's by chance.
 	maxSets = 8
 )
@@ -50,10 +53,12 @@ type Watch struct {
 	slices, endpoints *feed
 	ask               chan struct{} // Confirm was called
 	changed           chan struct{} // a feed has news
-	proofs            chan time.Time
+	proofs            chan proof
 	settling          settling
-	shown             *feed // what was published last came from here
-	locked            bool  // no right is left, and that was logged
+	shown             *feed         // what was published last came from here
+	locked            bool          // no right is left, and that was logged
+	troubled          time.Time     // the source fails, and that was counted until then; zero while it does not
+	blind             time.Duration // for how long it failed, all in all
 
 	mu     sync.Mutex
 	source *feed // slices or endpoints, nil before the first list
@@ -63,7 +68,7 @@ type Watch struct {
 // NewWatch returns a Watch. Run starts it.
 func NewWatch(c WatchConfig) *Watch {
 	w := &Watch{
-		config: c, log: c.Logger, pace: unhurried, ask: make(chan struct{}, 1), changed: make(chan struct{}, 1), proofs: make(chan time.Time),
+		config: c, log: c.Logger, pace: unhurried, ask: make(chan struct{}, 1), changed: make(chan struct{}, 1), proofs: make(chan proof),
 		sets: make(map[string]*feed),
 	}
 	if w.log == nil {
@@ -72,7 +77,7 @@ func NewWatch(c WatchConfig) *Watch {
 	w.log = w.log.With("namespace", c.Namespace, "service", c.Service)
 	endpointSlices := c.Client.DiscoveryV1().EndpointSlices(c.Namespace)
 	w.slices = newFeed(resource{
-		kind: "EndpointSlices", example: &discoveryv1.EndpointSlice{}, client: c.Client,
+		kind: "EndpointSlices", example: &discoveryv1.EndpointSlice{},
 		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			return endpointSlices.List(ctx, o)
 		},
@@ -83,7 +88,7 @@ func NewWatch(c WatchConfig) *Watch {
 	}, w.log, &w.pace, w.poke)
 	endpoints := c.Client.CoreV1().Endpoints(c.Namespace)
 	w.endpoints = newFeed(resource{
-		kind: "Endpoints", example: &corev1.Endpoints{}, client: c.Client,
+		kind: "Endpoints", example: &corev1.Endpoints{},
 		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return endpoints.List(ctx, o) },
 		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			return endpoints.Watch(ctx, o)
@@ -101,7 +106,7 @@ func byName(name string) metav1.ListOptions {
 func (w *Watch) newSet(name string) *feed {
 	sets := w.config.Client.AppsV1().StatefulSets(w.config.Namespace)
 	return newFeed(resource{
-		kind: "StatefulSet " + name, example: &appsv1.StatefulSet{}, client: w.config.Client,
+		kind: "StatefulSet " + name, example: &appsv1.StatefulSet{},
 		list:     func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return sets.List(ctx, o) },
 		watch:    func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) { return sets.Watch(ctx, o) },
 		selector: byName(name),
@@ -134,28 +139,30 @@ func (w *Watch) Run(ctx context.Context) error {
 			return nil
 		case <-w.changed:
 		case <-wake.C:
-		case provenAt = <-w.proofs:
+		case p := <-w.proofs:
+			if p.of == w.source {
+				provenAt = p.at
+			}
 		}
-		now := time.Now()
-		choice := w.choose(now)
-		if choice.endpoints && endpoints == nil {
-			endpoints = start(ctx, w.endpoints)
+		choice := w.choose()
+		if choice.source != w.source {
+			w.take(choice.source)
+			if choice.source == w.endpoints {
+				// The watch on slices may go on although the right to them is gone. Ask anew, and see so when it is given back.
+				slices.stop()
+				slices = start(ctx, w.slices)
+			}
 		}
 		switch {
-		case choice.source == w.source:
-		case choice.source == w.slices:
+		case choice.endpoints && endpoints == nil:
+			endpoints = start(ctx, w.endpoints)
+		case !choice.endpoints:
 			endpoints.stop()
 			endpoints = nil
-			w.take(choice.source)
-		default:
-			// Its watch may go on although the right to it is gone. Ask anew, and see so when the right is given back.
-			slices.stop()
-			slices = start(ctx, w.slices)
-			w.take(choice.source)
 		}
-		again := sooner(choice.again, w.publish(now, provenAt, func(set *feed) {
+		again := w.publish(time.Now(), provenAt, func(set *feed) {
 			running.Go(func() { set.run(ctx) })
-		}))
+		})
 		if !again.IsZero() {
 			wake.Reset(time.Until(again))
 		}
@@ -188,49 +195,38 @@ func (r *runner) stop() {
 	}
 }
 
-func sooner(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
-}
-
 // choice is where to read the backends from.
 type choice struct {
 	source    *feed // nil while nothing was listed
 	endpoints bool  // Endpoints are needed
-	again     time.Time
 }
 
-// choose prefers EndpointSlices. It goes over to Endpoints when the right to the former is denied for some time, and
-// those were listed; and back when it is given.
-func (w *Watch) choose(now time.Time) choice {
-	_, slicesListed, slicesDenied := w.slices.state()
-	_, endpointsListed, endpointsDenied := w.endpoints.state()
-	c := choice{source: w.source, endpoints: w.source == w.endpoints}
-	believed := slicesDenied.Add(w.pace.denied)
+// choose prefers EndpointSlices. It goes over to Endpoints when the right to the former is denied in earnest, and those
+// were listed; and back when it is given.
+func (w *Watch) choose() choice {
+	_, slicesListed := w.slices.state()
+	_, endpointsListed := w.endpoints.state()
+	slicesDenied, slicesBelieved := w.slices.denied()
+	_, endpointsBelieved := w.endpoints.denied()
+	c := choice{source: w.source, endpoints: w.source == w.endpoints && w.source != nil}
 	switch {
-	case slicesDenied.IsZero():
+	case !slicesDenied:
 		if slicesListed {
 			c = choice{source: w.slices}
 		}
-	case w.source == w.slices && now.Before(believed):
-		c.again = believed
+	case w.source == w.slices && !slicesBelieved:
 	default:
 		c.endpoints = true
 		if endpointsListed {
 			c.source = w.endpoints
 		}
 	}
-	locked := !slicesDenied.IsZero() && !endpointsDenied.IsZero()
-	switch {
-	case locked && !w.locked && now.Before(endpointsDenied.Add(w.pace.denied)):
-		c.again = sooner(c.again, endpointsDenied.Add(w.pace.denied))
+	switch locked := slicesBelieved && endpointsBelieved; {
 	case locked && !w.locked:
 		w.log.Warn("the API server denies reading the backends; the last view serves, and nobody is moved from a lost backend; grant list and watch on endpointslices, or on endpoints",
 			"error", w.endpoints.trouble())
 		w.locked = true
-	case !locked && w.locked:
+	case !locked && w.locked && (!slicesDenied || endpointsListed && !endpointsBelieved):
 		w.log.Info("the backends may be read again")
 		w.locked = false
 	}
@@ -275,7 +271,7 @@ func (w *Watch) Describe() (detail string, failing bool) {
 	}
 	var text strings.Builder
 	fmt.Fprintf(&text, "%s %s", source.kind, name)
-	if objects, _, _ := source.state(); len(objects) == 0 {
+	if objects, _ := source.state(); len(objects) == 0 {
 		text.WriteString(": there is no such Service")
 	}
 	if trouble := source.trouble(); trouble != "" {
@@ -296,18 +292,32 @@ func (w *Watch) Describe() (detail string, failing bool) {
 	return text.String(), failing
 }
 
+// count adds the time in which the source fails, up to now, also while that goes on: a proof may come before the watch is
+// taken up again.
+func (w *Watch) count(now time.Time) {
+	failing := w.source.trouble() != ""
+	if !w.troubled.IsZero() {
+		w.blind += now.Sub(w.troubled)
+		w.troubled = time.Time{}
+	}
+	if failing {
+		w.troubled = now
+	}
+}
+
 // publish delivers what the feeds know, and starts to follow StatefulSets that it sees for the first time. It returns
 // when to do so again, zero for when something changes.
 func (w *Watch) publish(now, provenAt time.Time, follow func(*feed)) (again time.Time) {
 	if w.source == nil {
 		return time.Time{}
 	}
-	objects, listed, _ := w.source.state()
+	objects, listed := w.source.state()
 	if !listed {
 		return time.Time{}
 	}
 	backends, err := w.convert(objects)
 	w.source.note("reading them", err)
+	w.count(now)
 	if err != nil {
 		return time.Time{}
 	}
@@ -324,7 +334,7 @@ func (w *Watch) publish(now, provenAt time.Time, follow func(*feed)) (again time
 			follow(set)
 		}
 	}
-	snapshot := director.Snapshot{Backends: backends, CurrentAt: provenAt}
+	snapshot := director.Snapshot{Backends: backends, ListsTerminating: w.source == w.slices, Blind: w.blind, CurrentAt: provenAt}
 	for _, name := range slices.Sorted(maps.Keys(w.sets)) {
 		if set, ok := setOf(w.sets[name]); ok {
 			snapshot.StatefulSets = append(snapshot.StatefulSets, set)
@@ -350,8 +360,8 @@ func (w *Watch) convert(objects []runtime.Object) ([]director.Backend, error) {
 
 // setOf returns what a feed knows of its StatefulSet. Without the right to read it, that may be old and does not count.
 func setOf(f *feed) (director.StatefulSet, bool) {
-	objects, _, denied := f.state()
-	if len(objects) == 0 || !denied.IsZero() {
+	objects, _ := f.state()
+	if denied, _ := f.denied(); denied || len(objects) == 0 {
 		return director.StatefulSet{}, false
 	}
 	s := objects[0].(*appsv1.StatefulSet)
@@ -367,15 +377,25 @@ func setOf(f *feed) (director.StatefulSet, bool) {
 	return set, true
 }
 
-// confirmations answers Confirm.
+// proof says that what a feed shows was true at a moment.
+type proof struct {
+	of *feed
+	at time.Time
+}
+
+// confirmations answers Confirm. A proof that fails is tried again until one succeeds, with growing pauses: contact was
+// lost, and it is to be known when it is back.
 func (w *Watch) confirmations(ctx context.Context) {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
+	var again <-chan time.Time // after a proof that failed
+	next := confirmEvery
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-w.ask:
+		case <-again:
 		}
 		select {
 		case <-ctx.Done():
@@ -384,32 +404,50 @@ func (w *Watch) confirmations(ctx context.Context) {
 		}
 		pause.Reset(confirmEvery)
 		asked := time.Now()
-		if !w.prove(ctx) {
+		source, proven := w.prove(ctx)
+		if source == nil {
 			continue
 		}
+		if !proven {
+			again = time.After(next)
+			next = min(2*next, confirmRetryMax)
+			continue
+		}
+		again, next = nil, confirmEvery
 		select {
-		case w.proofs <- asked:
+		case w.proofs <- proof{of: source, at: asked}:
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// prove reports whether all that counts is what the server has: the source, and the StatefulSets that may be read.
-func (w *Watch) prove(ctx context.Context) bool {
+// prove reports whether all that counts is what the server has: the source, nil when there is none yet, and the
+// StatefulSets that may be read.
+func (w *Watch) prove(ctx context.Context) (source *feed, proven bool) {
 	w.mu.Lock()
 	source, sets := w.source, slices.Collect(maps.Values(w.sets))
 	w.mu.Unlock()
-	if source == nil || !source.prove(ctx) {
-		return false
+	if source == nil {
+		return nil, false
 	}
+	var asking sync.WaitGroup
+	var failed atomic.Bool
+	asking.Go(func() {
+		if !source.prove(ctx) {
+			failed.Store(true)
+		}
+	})
 	for _, set := range sets {
-		if _, _, denied := set.state(); !denied.IsZero() || set.prove(ctx) {
-			continue
-		}
-		if _, _, denied := set.state(); denied.IsZero() {
-			return false
-		}
+		asking.Go(func() {
+			if set.prove(ctx) {
+				return
+			}
+			if denied, _ := set.denied(); !denied { // what may not be read does not count
+				failed.Store(true)
+			}
+		})
 	}
-	return true
+	asking.Wait()
+	return source, !failed.Load()
 }

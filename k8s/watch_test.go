@@ -107,9 +107,17 @@ func (b *lockedBuilder) String() string {
 	return b.Builder.String()
 }
 
-func newBench(t *testing.T, server *apitest.Server) *bench { return startBench(t, server, true) }
+// newBench starts a Watch that retries and gives in soon.
+func newBench(t *testing.T, server *apitest.Server) *bench {
+	return startBench(t, server, func(w *k8s.Watch) { w.Hurry(10*time.Millisecond, 100*time.Millisecond) })
+}
 
-func startBench(t *testing.T, server *apitest.Server, hurry bool) *bench {
+// newPatientBench starts one as in production.
+func newPatientBench(t *testing.T, server *apitest.Server) *bench {
+	return startBench(t, server, func(*k8s.Watch) {})
+}
+
+func startBench(t *testing.T, server *apitest.Server, prepare func(*k8s.Watch)) *bench {
 	b := &bench{server: server, log: &lockedBuilder{}}
 	b.Watch = k8s.NewWatch(k8s.WatchConfig{
 		Client: server.Client(t), Namespace: "mail", Service: "dovecot-backend",
@@ -120,9 +128,7 @@ func startBench(t *testing.T, server *apitest.Server, hurry bool) *bench {
 			b.snapshots = append(b.snapshots, s)
 		},
 	})
-	if hurry {
-		b.Hurry()
-	}
+	prepare(b.Watch)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- b.Run(ctx) }()
@@ -166,6 +172,20 @@ func (b *bench) always(t *testing.T, want string) {
 			t.Errorf("snapshot %d is %q, without %q", i, brief(s.Backends), want)
 		}
 	}
+}
+
+// blind is what the first snapshot that is current after a moment says of the time without contact.
+func (b *bench) blind(t *testing.T, after time.Time) time.Duration {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range b.snapshots {
+		if s.CurrentAt.After(after) {
+			return s.Blind
+		}
+	}
+	t.Fatalf("no snapshot is current after %s", after)
+	return 0
 }
 
 // sets is what the newest snapshot knows of StatefulSets.
@@ -298,7 +318,7 @@ func TestTheWatchIsCut(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			eachSource(t, func(t *testing.T, server *apitest.Server, source string) {
 				set(server, pods{ready: []int{0}})
-				b := startBench(t, server, false) // as patient as in production
+				b := newPatientBench(t, server) // as patient as in production
 				b.shows(t, zero)
 				requests := func() int { return server.Requests("watch", source) + server.Requests("list", source) }
 				before := requests()
@@ -378,6 +398,43 @@ func TestAWatchThatLagsBehindProvesNothing(t *testing.T) {
 	})
 }
 
+// TestTimeWithoutContactIsCounted holds that no proof comes before the time is counted in which the server was away, and
+// that it is counted once.
+func TestTimeWithoutContactIsCounted(t *testing.T) {
+	eachSource(t, func(t *testing.T, server *apitest.Server, _ string) {
+		set(server, pods{ready: []int{0}})
+		b := newPatientBench(t, server) // so that a proof may well come before the watch is taken up again
+		b.shows(t, zero)
+		b.proven(t)
+		if got := b.blind(t, time.Time{}); got != 0 {
+			t.Errorf("%s without contact are counted while all is well", got)
+		}
+		before := time.Now()
+		_, _, published := b.last()
+		server.Refuse(http.StatusInternalServerError)
+		server.Cut()
+		until(t, "the fault is noticed", func() bool {
+			_, failing := b.Describe()
+			_, _, n := b.last()
+			return failing && n > published
+		})
+		noticed := time.Now()
+		until(t, "some seconds have passed", func() bool { return time.Since(noticed) > 3*time.Second })
+		atLeast := time.Since(noticed)
+		server.Refuse(0)
+		b.proven(t)
+		if got := b.blind(t, noticed); got < atLeast {
+			t.Errorf("the first proof counts %s without contact, it was %s at least", got, atLeast)
+		}
+		until(t, "it works again", func() bool { b.Confirm(); _, failing := b.Describe(); return !failing })
+		atMost, asked := time.Since(before), time.Now()
+		b.proven(t)
+		if got := b.blind(t, asked); got > atMost {
+			t.Errorf("%s without contact are counted, it was %s at most", got, atMost)
+		}
+	})
+}
+
 // TestTheServerIsNotBothered counts requests: one list and one watch, and a read a second at most, however often a proof
 // is asked for.
 func TestTheServerIsNotBothered(t *testing.T) {
@@ -385,7 +442,7 @@ func TestTheServerIsNotBothered(t *testing.T) {
 		server.Grant(apitest.StatefulSets)
 		server.Set(statefulSet(1))
 		set(server, pods{ready: []int{0}})
-		b := startBench(t, server, false)
+		b := newPatientBench(t, server)
 		b.wants(t, director.StatefulSet{Name: "dovecot-backend", Replicas: 1, Termination: time.Minute})
 		start := time.Now()
 		until(t, "three reads", func() bool {
@@ -411,7 +468,7 @@ func TestTheServerIsNotBothered(t *testing.T) {
 func TestDeniedRightsAreAskedForRarely(t *testing.T) {
 	server := apitest.New(t, apitest.Endpoints)
 	set(server, pods{ready: []int{0}})
-	b := startBench(t, server, false)
+	b := newPatientBench(t, server)
 	b.shows(t, zero)
 	for _, resource := range []string{apitest.EndpointSlices, apitest.StatefulSets} {
 		requests := func() int { return server.Requests("watch", resource) + server.Requests("list", resource) }
@@ -514,8 +571,7 @@ func TestSlicesAreOrderedAnew(t *testing.T) {
 		server.Set(slice("a", pods{ready: []int{0}}))
 		server.Delete(apitest.EndpointSlices, "a") // before its successor comes
 		server.Delete(apitest.EndpointSlices, "b")
-		_, _, n := b.last()
-		until(t, "the gap is noticed", func() bool { _, _, now := b.last(); return now > n })
+		b.describes(t, "there is no such Service")
 		server.Set(slice("c", pods{ready: []int{1}})) // one by one
 		server.Set(slice("a", all))
 		server.Delete(apitest.EndpointSlices, "c")
@@ -579,6 +635,142 @@ func TestTheStatefulSetIsProvenToo(t *testing.T) {
 	server.Release()
 	b.proven(t)
 	b.wants(t, director.StatefulSet{Name: "dovecot-backend", Replicas: 5, Termination: time.Minute})
+}
+
+// TestOneRefusalIsNoDenial holds that a server which denies a right for a moment, as one that starts does, is not
+// believed: Endpoints would not show who terminates.
+func TestOneRefusalIsNoDenial(t *testing.T) {
+	server := apitest.New(t, apitest.EndpointSlices, apitest.Endpoints)
+	set(server, pods{ready: []int{0}, terminating: []int{1}})
+	b := startBench(t, server, func(w *k8s.Watch) { w.Hurry(300*time.Millisecond, 200*time.Millisecond) })
+	const both = zero + "; 1@11 terminating imap:143"
+	b.shows(t, both)
+	for range 5 {
+		requests := func() int {
+			return server.Requests("watch", apitest.EndpointSlices) + server.Requests("list", apitest.EndpointSlices)
+		}
+		before := requests()
+		server.Deny(apitest.EndpointSlices)
+		server.Cut()
+		until(t, "it is denied once", func() bool { return requests() > before })
+		server.Grant(apitest.EndpointSlices)
+		until(t, "it works again", func() bool { _, failing := b.Describe(); return !failing })
+	}
+	b.always(t, both)
+	if n := strings.Count(b.log.String(), "backends are read from"); n != 1 {
+		t.Errorf("the source changed:\n%s", b.log)
+	}
+}
+
+// TestHalfARightIsNone holds that EndpointSlices which may be listed but not watched, or watched but not listed, are not
+// used, and that this settles.
+func TestHalfARightIsNone(t *testing.T) {
+	for _, verb := range []string{"list", "watch"} {
+		t.Run(verb, func(t *testing.T) {
+			t.Parallel()
+			server := apitest.New(t, apitest.Endpoints)
+			server.Grant(apitest.EndpointSlices, verb)
+			set(server, pods{ready: []int{0}})
+			b := newBench(t, server)
+			b.describes(t, "Endpoints mail/dovecot-backend")
+			changes := func() int { return strings.Count(b.log.String(), "backends are read from") }
+			before := changes()
+			for range 3 {
+				b.proven(t)
+			}
+			if n := changes(); n != before || n > 2 {
+				t.Errorf("the source changed %d times, %d of them after it had settled:\n%s", n, n-before, b.log)
+			}
+			server.Grant(apitest.EndpointSlices)
+			b.describes(t, "EndpointSlices mail/dovecot-backend")
+			b.proven(t)
+		})
+	}
+}
+
+// TestAFailedProofIsTriedAgain holds that contact is known to be back although nobody asks any more.
+func TestAFailedProofIsTriedAgain(t *testing.T) {
+	eachSource(t, func(t *testing.T, server *apitest.Server, _ string) {
+		set(server, pods{ready: []int{0}})
+		b := newBench(t, server)
+		b.shows(t, zero)
+		server.Refuse(http.StatusServiceUnavailable)
+		b.Confirm()
+		until(t, "it fails", func() bool { _, failing := b.Describe(); return failing })
+		server.Refuse(0)
+		until(t, "it works again", func() bool { _, failing := b.Describe(); return !failing })
+	})
+}
+
+// TestAnOldStatefulSetDoesNotCount holds that what was known before a right was taken is not taken for true again because
+// of an error of another kind.
+func TestAnOldStatefulSetDoesNotCount(t *testing.T) {
+	server := apitest.New(t, apitest.EndpointSlices, apitest.StatefulSets)
+	server.Set(statefulSet(3))
+	set(server, pods{ready: []int{0}})
+	b := newBench(t, server)
+	three := director.StatefulSet{Name: "dovecot-backend", Replicas: 3, Termination: time.Minute}
+	b.wants(t, three)
+	server.Deny(apitest.StatefulSets)
+	server.Cut()
+	b.wants(t)
+	b.mu.Lock()
+	published := len(b.snapshots)
+	b.mu.Unlock()
+	requests := func() int {
+		return server.Requests("watch", apitest.StatefulSets) + server.Requests("list", apitest.StatefulSets)
+	}
+	server.Refuse(http.StatusInternalServerError)
+	before := requests()
+	until(t, "the server fails", func() bool { return requests() > before+1 })
+	server.Refuse(0)
+	b.proven(t)
+	b.mu.Lock()
+	for _, s := range b.snapshots[published:] {
+		if len(s.StatefulSets) > 0 {
+			t.Errorf("%v counts, without the right to it", s.StatefulSets)
+		}
+	}
+	b.mu.Unlock()
+	server.Grant(apitest.StatefulSets)
+	b.wants(t, three)
+}
+
+// TestARightToTheStatefulSetThatIsGivenBackIsNoticed although the watch was never cut.
+func TestARightToTheStatefulSetThatIsGivenBackIsNoticed(t *testing.T) {
+	server := apitest.New(t, apitest.EndpointSlices, apitest.StatefulSets)
+	server.Set(statefulSet(3))
+	set(server, pods{ready: []int{0}})
+	b := newBench(t, server)
+	three := director.StatefulSet{Name: "dovecot-backend", Replicas: 3, Termination: time.Minute}
+	b.wants(t, three)
+	server.Deny(apitest.StatefulSets)
+	until(t, "it is not used", func() bool { b.Confirm(); return len(b.sets()) == 0 })
+	server.Grant(apitest.StatefulSets)
+	until(t, "it is used again", func() bool { b.Confirm(); return len(b.sets()) == 1 })
+}
+
+func TestASnapshotSaysWhetherItListsWhatTerminates(t *testing.T) {
+	eachSource(t, func(t *testing.T, server *apitest.Server, source string) {
+		set(server, pods{ready: []int{0}})
+		b := newBench(t, server)
+		b.shows(t, zero)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if got := b.snapshots[len(b.snapshots)-1].ListsTerminating; got != (source == apitest.EndpointSlices) {
+			t.Errorf("%v", got)
+		}
+	})
+}
+
+func TestOrdinalsMayStartElsewhere(t *testing.T) {
+	server := apitest.New(t, apitest.EndpointSlices, apitest.StatefulSets)
+	s := statefulSet(3)
+	s.Spec.Ordinals = &appsv1.StatefulSetOrdinals{Start: 5}
+	server.Set(s)
+	set(server, pods{ready: []int{6}})
+	b := newBench(t, server)
+	b.wants(t, director.StatefulSet{Name: "dovecot-backend", Start: 5, Replicas: 3, Termination: time.Minute})
 }
 
 func TestStartAndStopManyTimes(t *testing.T) {

@@ -83,7 +83,7 @@ func New(tb testing.TB, granted ...string) *Server {
 		changed: make(chan struct{}), cut: make(chan struct{}), requests: map[string]int{},
 	}
 	for _, resource := range granted {
-		s.granted[resource] = true
+		s.Grant(resource)
 	}
 	s.http = httptest.NewServer(http.HandlerFunc(s.serve))
 	tb.Cleanup(func() {
@@ -107,18 +107,21 @@ func (s *Server) Client(tb testing.TB) kubernetes.Interface {
 	return client
 }
 
-// Grant gives the right to list and watch a resource.
-func (s *Server) Grant(resource string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.granted[resource] = true
-}
+// Grant gives the right to list and watch a resource, or to one of the two.
+func (s *Server) Grant(resource string, verbs ...string) { s.grant(resource, verbs, true) }
 
 // Deny takes it away. As with real servers, watches that are open go on.
-func (s *Server) Deny(resource string) {
+func (s *Server) Deny(resource string, verbs ...string) { s.grant(resource, verbs, false) }
+
+func (s *Server) grant(resource string, verbs []string, granted bool) {
+	if len(verbs) == 0 {
+		verbs = []string{"list", "watch"}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.granted[resource] = false
+	for _, verb := range verbs {
+		s.granted[verb+" "+resource] = granted
+	}
 }
 
 // Set creates an object, or changes it.
@@ -255,7 +258,14 @@ func (s *Server) Requests(verb, resource string) int {
 type request struct {
 	resource, verb, version string
 	selects                 func(object) bool
-	streamsList             bool
+}
+
+// right is what a request needs.
+func (q request) right() string {
+	if q.verb == "read" {
+		return "list " + q.resource
+	}
+	return q.verb + " " + q.resource
 }
 
 // parse says what a request asks for; it is not ok if it does not select as the Roles demand.
@@ -267,7 +277,6 @@ func parse(r *http.Request) (q request, ok bool) {
 		}
 	}
 	q.version = query.Get("resourceVersion")
-	q.streamsList = query.Get("sendInitialEvents") == "true"
 	switch {
 	case query.Get("watch") == "true" || query.Get("watch") == "1":
 		q.verb = "watch"
@@ -289,7 +298,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	q, ok := parse(r)
 	s.mu.Lock()
 	s.requests[q.verb+" "+q.resource]++
-	refuse, granted, version := s.refuse, s.granted[q.resource], s.version
+	refuse, granted, version := s.refuse, s.granted[q.right()], s.version
 	var items []object
 	for k, o := range s.objects {
 		if k.resource == q.resource && ok && q.selects(o) {
@@ -305,9 +314,6 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		fail(w, refuse, metav1.StatusReason(strings.ReplaceAll(http.StatusText(refuse), " ", "")))
 	case !granted || !ok:
 		fail(w, http.StatusForbidden, metav1.StatusReasonForbidden)
-	case q.verb == "watch" && q.streamsList:
-		// As a server without streaming lists.
-		fail(w, http.StatusUnprocessableEntity, metav1.StatusReasonInvalid)
 	case q.verb == "watch":
 		s.watch(w, r, q)
 	default:
