@@ -87,7 +87,7 @@ func (t *Tracker) Observe(now time.Time, s Snapshot) *View {
 		next.restartClocks(now)
 	}
 	next.judge(now)
-	next.gather(now)
+	next.gather()
 	if t.view == nil || !next.same(prev) {
 		next.Generation++
 	}
@@ -118,8 +118,7 @@ func (v *View) enlist(now time.Time, prev *View, backends []Backend) {
 	}
 }
 
-// pause lets the waits that were open when the source lost contact end as much later as it was without. Not those of
-// removed backends, which end without the source.
+// pause lets the waits that were open when the source lost contact end as much later as it was without.
 func (v *View) pause(now time.Time, blind time.Duration) {
 	if blind <= 0 {
 		return
@@ -129,7 +128,7 @@ func (v *View) pause(now time.Time, blind time.Duration) {
 		v.unseen = v.unseen.Add(blind)
 	}
 	for name, l := range v.losses {
-		if l.Cause == Removed || l.Final(then) {
+		if l.Final(then) {
 			continue
 		}
 		l.from, l.Until = l.from.Add(blind), l.Until.Add(blind)
@@ -224,7 +223,7 @@ func (v *View) restartClocks(now time.Time) {
 	v.unseen = now.Add(v.graces.Restart)
 	for name, l := range v.losses {
 		if l.Cause != Removed {
-			l.Since, l.from, l.calmed = now, now, time.Time{}
+			l.Since, l.from = now, now
 			l.Until = now.Add(v.graces.of(l.Cause))
 			v.losses[name] = l
 		}
@@ -238,10 +237,7 @@ func (v *View) judge(now time.Time) {
 	for name, l := range v.losses {
 		switch {
 		case l.Cause == Removed:
-			if l.Until.IsZero() || !l.Final(now) {
-				l.Until = l.ended
-			}
-			l.Panic = false
+			l.Until, l.Panic = l.ended, false
 		case l.Until.IsZero():
 			l.Until = l.until(v.graces)
 		}
@@ -282,15 +278,10 @@ func (l Loss) until(g Graces) time.Time {
 
 // gather decides whether backends are still expected after a start: those that have been lost since then and may come
 // back, and those that a StatefulSet wants and that were never seen.
-func (v *View) gather(now time.Time) {
-	v.gathering = time.Time{}
-	end := v.StartedAt.Add(v.graces.Failover)
-	if len(v.alive) == 0 || !now.Before(end) {
-		return
-	}
+func (v *View) gather() {
 	expected := false
 	for _, l := range v.losses {
-		expected = expected || l.Since.Equal(v.StartedAt) && l.Cause != Removed && !l.Final(now)
+		expected = expected || l.Since.Equal(v.StartedAt) && l.Cause != Removed
 	}
 	for _, s := range v.sets {
 		for ordinal := s.Start; ordinal < s.Start+s.Replicas && !expected; ordinal++ {
@@ -301,7 +292,7 @@ func (v *View) gather(now time.Time) {
 		}
 	}
 	if expected {
-		v.gathering = end
+		v.gathering = v.StartedAt.Add(v.graces.Failover)
 	}
 }
 
@@ -314,7 +305,7 @@ func (g Graces) of(c Cause) time.Duration {
 
 // same reports whether two views differ in nothing that users or operators could see, CurrentAt aside.
 func (v *View) same(w *View) bool {
-	return v.StartedAt.Equal(w.StartedAt) && v.unseen.Equal(w.unseen) && v.gathering.Equal(w.gathering) && slices.Equal(v.sets, w.sets) &&
+	return v.StartedAt.Equal(w.StartedAt) && v.unseen.Equal(w.unseen) && slices.Equal(v.sets, w.sets) &&
 		slices.EqualFunc(v.alive, w.alive, sameBackend) && maps.EqualFunc(v.losses, w.losses, func(a, b Loss) bool {
 		return a.Cause == b.Cause && a.Panic == b.Panic && a.Serving == b.Serving && a.Since.Equal(b.Since) && a.Until.Equal(b.Until) && sameBackend(a.Backend, b.Backend)
 	})

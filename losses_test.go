@@ -227,6 +227,29 @@ func TestTracker(t *testing.T) {
 			},
 			want{cause: director.Planned, until: 230},
 		},
+		"a panic that ended counts no time without contact either": {
+			map[int]director.Snapshot{
+				0: snapshot(all), 100: snapshot(with(with(with(all, 1, director.NotReady), 2, director.NotReady), 3, director.NotReady)),
+				150: snapshot(with(all, 1, director.NotReady)), 170: {Backends: with(all, 1, director.NotReady), Blind: 20 * time.Second},
+			},
+			want{cause: director.Failed, until: 200},
+		},
+		"a scale-down that is known later ends a panic": {
+			map[int]director.Snapshot{0: snapshot(all), 100: snapshot(backends(1)), 110: {Backends: backends(1), StatefulSets: scaled(1)}},
+			want{cause: director.Removed, until: 120},
+		},
+		"a removed backend ends without the source": {
+			map[int]director.Snapshot{0: snapshot(all), 100: {Backends: without(all, 1), StatefulSets: scaled(1)}, 115: {Backends: without(all, 1), StatefulSets: scaled(1), Blind: 10 * time.Second}},
+			want{cause: director.Removed, until: 120},
+		},
+		"a pod that fails was not told to end": {
+			map[int]director.Snapshot{0: snapshot(all), 100: {Backends: with(all, 1, director.NotReady), StatefulSets: slow(5)}},
+			want{cause: director.Failed, until: 130},
+		},
+		"what has stopped serving when it is first seen was lost before": {
+			map[int]director.Snapshot{0: snapshot(without(all, 1)), 100: snapshot(with(all, 1, director.Stopping))},
+			want{cause: director.Unseen, until: 120},
+		},
 		"what terminates when it is first seen may still serve": {
 			map[int]director.Snapshot{0: snapshot(without(all, 1)), 100: snapshot(with(all, 1, director.Terminating)), 900: snapshot(with(all, 1, director.Terminating))},
 			want{cause: director.Planned, until: 220, serving: true},
@@ -288,6 +311,11 @@ func TestViewKeepsTheGenerationWhenNothingChanged(t *testing.T) {
 	}
 	if third := tracker.Observe(at(62), director.Snapshot{Backends: backends(2), CurrentAt: at(62)}); third.Generation != first.Generation+1 {
 		t.Errorf("generation %d after a change, was %d", third.Generation, first.Generation)
+	}
+	another := director.NewTracker(graces)
+	first = another.Observe(at(0), director.Snapshot{Backends: backends(3)})
+	if longer := another.Observe(at(1), director.Snapshot{Backends: backends(3), Blind: time.Second}); longer.Generation != first.Generation+1 {
+		t.Errorf("generation %d after the wait for unseen backends was made longer, was %d", longer.Generation, first.Generation)
 	}
 }
 
@@ -355,6 +383,7 @@ func TestNewUsersWaitForTheBackendsOfAStart(t *testing.T) {
 		"some are not listed yet, and their StatefulSet wants them":  {map[int]director.Snapshot{0: {Backends: backends(2), StatefulSets: scaled(5)}}, 30},
 		"as many as the StatefulSet wants":                           {map[int]director.Snapshot{0: {Backends: backends(2), StatefulSets: scaled(2)}}, 0},
 		"they came":                                                  {map[int]director.Snapshot{0: {Backends: backends(2), StatefulSets: scaled(5)}, 10: {Backends: all, StatefulSets: scaled(5)}}, 0},
+		"one that is not wanted is not awaited":                      {map[int]director.Snapshot{0: {Backends: with(all, 4, director.NotReady), StatefulSets: scaled(4)}}, 0},
 		"one of a scale-down is not awaited": {map[int]director.Snapshot{
 			0: {Backends: all, StatefulSets: scaled(5)}, 10: {Backends: without(all, 4), StatefulSets: scaled(4)},
 		}, 0},
