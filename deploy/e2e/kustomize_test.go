@@ -15,59 +15,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
-	"k8s.io/client-go/kubernetes/scheme"
 	podsecurity "k8s.io/pod-security-admission/api"
 	"k8s.io/pod-security-admission/policy"
-	"sigs.k8s.io/kustomize/api/krusty"
-	"sigs.k8s.io/kustomize/kyaml/filesys"
 
-	"github.com/k-web-s/go-dovecot-director/deploy/e2e/dovecot"
+	"github.com/k-web-s/go-dovecot-director/deploy/e2e/manifest"
 )
-
-// render builds a folder of deploy/kustomize and decodes every object strictly: a misspelled field fails the test.
-func render(t *testing.T, folder string) []runtime.Object {
-	t.Helper()
-	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).
-		Run(filesys.MakeFsOnDisk(), dovecot.Dir("..", "kustomize", folder))
-	if err != nil {
-		t.Fatal(err)
-	}
-	decoder := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
-	var objects []runtime.Object
-	for _, resource := range built.Resources() {
-		text, err := resource.AsYAML()
-		if err != nil {
-			t.Fatal(err)
-		}
-		object, _, err := decoder.Decode(text, nil, nil)
-		if err != nil {
-			t.Fatalf("%s: %v", resource.CurId(), err)
-		}
-		objects = append(objects, object)
-	}
-	return objects
-}
-
-// the returns the only object of its type.
-func the[T runtime.Object](t *testing.T, objects []runtime.Object) T {
-	t.Helper()
-	found := all[T](objects)
-	if len(found) != 1 {
-		t.Fatalf("%d objects of type %T, want one", len(found), *new(T))
-	}
-	return found[0]
-}
-
-// all returns every object of a type.
-func all[T runtime.Object](objects []runtime.Object) (found []T) {
-	for _, object := range objects {
-		if o, ok := object.(T); ok {
-			found = append(found, o)
-		}
-	}
-	return found
-}
 
 // The manifests can be applied to a namespace that enforces the "restricted" profile, and their parts find each other.
 func TestManifests(t *testing.T) {
@@ -75,8 +27,8 @@ func TestManifests(t *testing.T) {
 	for _, folder := range []string{"overlays/example", "overlays/minimal-rbac"} {
 		t.Run(folder, func(t *testing.T) {
 			t.Parallel()
-			objects := render(t, folder)
-			deployment := the[*appsv1.Deployment](t, objects)
+			objects := manifest.Render(t, folder)
+			deployment := manifest.The[*appsv1.Deployment](t, objects)
 			t.Run("pods meet the restricted profile", func(t *testing.T) { wantRestricted(t, deployment.Spec.Template) })
 			t.Run("labels and selectors fit", func(t *testing.T) { wantSelected(t, objects, deployment) })
 			t.Run("names refer to what exists", func(t *testing.T) { wantReferences(t, objects, deployment) })
@@ -89,7 +41,7 @@ func TestManifests(t *testing.T) {
 				if folder == "overlays/minimal-rbac" {
 					want = []rbacv1.PolicyRule{{Verbs: []string{"get", "list", "watch"}, APIGroups: []string{""}, Resources: []string{"endpoints"}}}
 				}
-				if diff := cmp.Diff(want, the[*rbacv1.Role](t, objects).Rules); diff != "" {
+				if diff := cmp.Diff(want, manifest.The[*rbacv1.Role](t, objects).Rules); diff != "" {
 					t.Errorf("-want +got:\n%s", diff)
 				}
 			})
@@ -123,11 +75,11 @@ func wantSelected(t *testing.T, objects []runtime.Object, deployment *appsv1.Dep
 	pods := labels.Set(deployment.Spec.Template.Labels)
 	selectors := map[string]*metav1.LabelSelector{
 		"Deployment":          deployment.Spec.Selector,
-		"PodDisruptionBudget": the[*policyv1.PodDisruptionBudget](t, objects).Spec.Selector,
-		"NetworkPolicy":       &the[*networkingv1.NetworkPolicy](t, objects).Spec.PodSelector,
+		"PodDisruptionBudget": manifest.The[*policyv1.PodDisruptionBudget](t, objects).Spec.Selector,
+		"NetworkPolicy":       &manifest.The[*networkingv1.NetworkPolicy](t, objects).Spec.PodSelector,
 		"topology spread":     deployment.Spec.Template.Spec.TopologySpreadConstraints[0].LabelSelector,
 	}
-	for _, service := range all[*corev1.Service](objects) {
+	for _, service := range manifest.All[*corev1.Service](objects) {
 		if service.Name == "go-dovecot-director" {
 			selectors["Service"] = &metav1.LabelSelector{MatchLabels: service.Spec.Selector}
 		} else if labels.SelectorFromSet(service.Spec.Selector).Matches(pods) {
@@ -153,19 +105,19 @@ func wantReferences(t *testing.T, objects []runtime.Object, deployment *appsv1.D
 			t.Errorf("%T %s is in namespace %q", object, meta.GetName(), meta.GetNamespace())
 		}
 	}
-	account := the[*corev1.ServiceAccount](t, objects)
-	binding := the[*rbacv1.RoleBinding](t, objects)
+	account := manifest.The[*corev1.ServiceAccount](t, objects)
+	binding := manifest.The[*rbacv1.RoleBinding](t, objects)
 	if s := binding.Subjects[0]; s.Name != account.Name || s.Namespace != account.Namespace {
 		t.Errorf("the RoleBinding is for %s/%s, the ServiceAccount is %s/%s", s.Namespace, s.Name, account.Namespace, account.Name)
 	}
-	if role := the[*rbacv1.Role](t, objects); binding.RoleRef.Name != role.Name {
+	if role := manifest.The[*rbacv1.Role](t, objects); binding.RoleRef.Name != role.Name {
 		t.Errorf("the RoleBinding refers to %q, the Role is %q", binding.RoleRef.Name, role.Name)
 	}
 	spec := deployment.Spec.Template.Spec
 	if spec.ServiceAccountName != account.Name {
 		t.Errorf("pods run as %q, the ServiceAccount is %q", spec.ServiceAccountName, account.Name)
 	}
-	container, secret := spec.Containers[0], the[*corev1.Secret](t, objects)
+	container, secret := spec.Containers[0], manifest.The[*corev1.Secret](t, objects)
 	if from := container.EnvFrom[0].SecretRef.Name; from != secret.Name {
 		t.Errorf("settings come from Secret %q, there is %q", from, secret.Name)
 	}
@@ -178,7 +130,7 @@ func wantReferences(t *testing.T, objects []runtime.Object, deployment *appsv1.D
 			t.Errorf("probe %s asks port %s, the container has %v", probe.HTTPGet.Path, probe.HTTPGet.Port.String(), ports)
 		}
 	}
-	backends := slices.ContainsFunc(all[*corev1.Service](objects), func(s *corev1.Service) bool {
+	backends := slices.ContainsFunc(manifest.All[*corev1.Service](objects), func(s *corev1.Service) bool {
 		return slices.ContainsFunc(container.Env, func(e corev1.EnvVar) bool { return e.Name == "SERVICE" && e.Value == s.Name })
 	})
 	if !backends {
@@ -190,9 +142,9 @@ func wantReferences(t *testing.T, objects []runtime.Object, deployment *appsv1.D
 func TestManifestsSetKnownVariables(t *testing.T) {
 	t.Parallel()
 	help := runDirector(t, "serve", "--help")
-	objects := render(t, "overlays/example")
-	names := slices.Collect(maps.Keys(the[*corev1.Secret](t, objects).StringData))
-	for _, variable := range the[*appsv1.Deployment](t, objects).Spec.Template.Spec.Containers[0].Env {
+	objects := manifest.Render(t, "overlays/example")
+	names := slices.Collect(maps.Keys(manifest.The[*corev1.Secret](t, objects).StringData))
+	for _, variable := range manifest.The[*appsv1.Deployment](t, objects).Spec.Template.Spec.Containers[0].Env {
 		names = append(names, variable.Name)
 	}
 	for _, name := range names {

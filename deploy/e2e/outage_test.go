@@ -7,6 +7,7 @@ import (
 
 	"github.com/k-web-s/go-dovecot-director/deploy/e2e/dovecot"
 	"github.com/k-web-s/go-dovecot-director/deploy/e2e/mail"
+	"github.com/k-web-s/go-dovecot-director/deploy/e2e/program"
 )
 
 // A pod that is deleted comes back with its name and another address. Its users wait, the others notice nothing, and
@@ -21,7 +22,7 @@ func TestBackendReturnsUnderAnotherAddress(t *testing.T) {
 	lost.Stop()
 	p.endpoints.write(t, false, p.without("b1")...)
 	for _, via := range p.proxies {
-		via.director.held(t, users["b1"][0])
+		held(t, via.director, users["b1"][0])
 	}
 	p.eachProxy(t, "lost", func(t *testing.T, via *proxy) {
 		via.wantFailure(t, users["b1"][0], mail.ErrTemporary)
@@ -109,14 +110,14 @@ func TestDirectorRestarts(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer session.Close()
-		via.director.stop(t)
+		via.director.Stop(t)
 		via.wantFailure(t, users["b0"][0], mail.ErrTemporary)
 		if err := session.Noop(); err != nil {
 			t.Errorf("a session that was open: %v", err)
 		}
 	})
 	p.eachProxy(t, "back", func(t *testing.T, via *proxy) {
-		via.director.start(t)
+		via.director.Start(t)
 		for backend, names := range users {
 			for _, user := range names {
 				via.wantAt(t, user, backend)
@@ -133,16 +134,16 @@ func TestTwoDirectorsAgree(t *testing.T) {
 	one, two := p.proxies[0].director, p.proxies[1].director
 	for i := range 50 {
 		user := fmt.Sprintf("u%d@example.org", i)
-		other := make(chan reply)
+		other := make(chan program.Reply)
 		go func() {
 			defer close(other)
-			got, err := two.ask(t.Context(), user)
+			got, err := two.Ask(t.Context(), user)
 			if err != nil {
 				t.Error(err)
 			}
 			other <- got
 		}()
-		got, err := one.ask(t.Context(), user)
+		got, err := one.Ask(t.Context(), user)
 		if err != nil {
 			t.Error(err)
 		}

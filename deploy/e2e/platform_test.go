@@ -10,6 +10,7 @@ import (
 
 	"github.com/k-web-s/go-dovecot-director/deploy/e2e/dovecot"
 	"github.com/k-web-s/go-dovecot-director/deploy/e2e/mail"
+	"github.com/k-web-s/go-dovecot-director/deploy/e2e/program"
 )
 
 // platform is a small mail platform in the middle of its upgrade to Dovecot 2.4: a proxy of each version in front of
@@ -25,7 +26,7 @@ type platform struct {
 // proxy is a Dovecot proxy and the director that it asks.
 type proxy struct {
 	*dovecot.Server
-	director *director
+	director *program.Director
 }
 
 // newPlatform starts one. Each director gets the arguments.
@@ -53,8 +54,8 @@ func newBackends(t *testing.T, ports dovecot.Ports) *platform {
 // addProxy starts a director at host 100+n and a proxy at host n of the platform's network.
 func (p *platform) addProxy(t *testing.T, version dovecot.Version, n byte, c dovecot.ProxyConfig, arguments ...string) *proxy {
 	t.Helper()
-	d := startDirector(t, p.net.Addr(100+n), &p.endpoints, p.database.url, arguments...)
-	c.DirectorURL = d.url()
+	d := program.Start(t, p.net.Addr(100+n), nil, nil, append([]string{"--endpoints-file", p.endpoints.path, "--database-url", p.database.url}, arguments...)...)
+	c.DirectorURL = d.URL()
 	added := &proxy{director: d, Server: dovecot.StartProxy(t, version, p.net.Addr(n), c)}
 	p.proxies = append(p.proxies, added)
 	return added

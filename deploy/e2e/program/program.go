@@ -1,0 +1,188 @@
+// Package program runs the director's program, built with the race detector, which tests can afford.
+package program
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/k-web-s/go-dovecot-director/deploy/e2e/dovecot"
+)
+
+// startLimit is how long the program may take to be ready on a busy machine, and stopLimit to end: what a pod has.
+const (
+	startLimit = 60 * time.Second
+	stopLimit  = 30 * time.Second
+)
+
+// build builds the program once per test process.
+var build = sync.OnceValues(func() (string, error) {
+	path := dovecot.Dir("..", "..", ".build", "race", "go-dovecot-director")
+	cmd := exec.Command("go", "build", "-race", "-o", path, "./cmd/go-dovecot-director")
+	cmd.Dir = dovecot.Dir("..", "..")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%s: %w\n%s", cmd, err, out)
+	}
+	return path, nil
+})
+
+// Director is a running go-dovecot-director. Its methods are for one goroutine at a time, but Ask and Ready are for many.
+type Director struct {
+	addr      netip.Addr
+	env, argv []string
+	running   *exec.Cmd
+	output    output
+}
+
+// output is what a process prints, readable while it runs.
+type output struct {
+	sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.Lock()
+	defer o.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.Lock()
+	defer o.Unlock()
+	return o.text.String()
+}
+
+// Start starts a director that listens on addr, and stops it when the test ends. It must end cleanly and without a data
+// race. With a wrapper, that is run with the program's path and arguments after its own; it must exec.
+func Start(tb testing.TB, addr netip.Addr, env, wrapper []string, arguments ...string) *Director {
+	tb.Helper()
+	path, err := build()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	d := &Director{addr: addr, env: append([]string{}, env...)}
+	d.argv = append(append([]string{}, wrapper...), path, "serve", "--listen", addr.String()+":8080", "--ops-listen", addr.String()+":8081", "--drain-delay", "0s")
+	d.argv = append(d.argv, arguments...)
+	tb.Cleanup(func() {
+		d.Stop(tb)
+		out := d.Log()
+		if strings.Contains(out, "DATA RACE") {
+			tb.Error("the director has a data race")
+		}
+		if tb.Failed() {
+			tb.Logf("output of the director at %s:\n%s", d.addr, out[max(0, len(out)-16<<10):])
+		}
+	})
+	d.Start(tb)
+	return d
+}
+
+// URL is where the lookup API is.
+func (d *Director) URL() string { return "http://" + d.Addr() }
+
+// Addr is the address and port of the lookup API.
+func (d *Director) Addr() string { return d.addr.String() + ":8080" }
+
+// Log is what it has printed so far.
+func (d *Director) Log() string { return d.output.String() }
+
+// Start starts the process, which must not run, and waits until it is ready.
+func (d *Director) Start(tb testing.TB) {
+	tb.Helper()
+	cmd := exec.Command(d.argv[0], d.argv[1:]...)
+	cmd.Env = d.env
+	cmd.Stdout, cmd.Stderr = &d.output, &d.output
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	d.running = cmd
+	ready := false
+	for deadline := time.Now().Add(startLimit); !ready && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		ready, _ = d.Ready()
+	}
+	if !ready {
+		_, detail := d.Ready()
+		tb.Fatalf("the director at %s is not ready within %s: %s", d.addr, startLimit, detail)
+	}
+}
+
+// Stop ends the process as Kubernetes does. It must exit with 0 in the time that a pod has.
+func (d *Director) Stop(tb testing.TB) {
+	tb.Helper()
+	if d.running == nil {
+		return
+	}
+	cmd := d.running
+	d.running = nil
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		tb.Errorf("stopping the director: %v", err)
+	}
+	late := time.AfterFunc(stopLimit, func() { _ = cmd.Process.Kill() })
+	defer late.Stop()
+	if err := cmd.Wait(); err != nil {
+		tb.Errorf("the director at %s after SIGTERM: %v", d.addr, err)
+	}
+}
+
+// Ready returns what /readyz?verbose says.
+func (d *Director) Ready() (ready bool, detail string) {
+	response, err := http.Get("http://" + d.addr.String() + ":8081/readyz?verbose")
+	if err != nil {
+		return false, err.Error()
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return false, err.Error()
+	}
+	return response.StatusCode == http.StatusOK, string(body)
+}
+
+// Reply is what the director answers to a lookup.
+type Reply struct {
+	Status int
+	Code   int
+	Host   string
+	Reason string
+}
+
+// Ask makes a lookup like the one of the minimal script.
+func (d *Director) Ask(ctx context.Context, user string) (Reply, error) {
+	body := fmt.Sprintf(`{"user":%q}`, user)
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, d.URL()+"/auth_passdb_lookup", strings.NewReader(body))
+	if err != nil {
+		return Reply{}, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return Reply{}, err
+	}
+	defer response.Body.Close()
+	got := Reply{Status: response.StatusCode}
+	if got.Status != http.StatusOK {
+		return got, nil
+	}
+	var answer struct {
+		Code       int
+		Attributes json.RawMessage
+	}
+	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
+		return got, err
+	}
+	got.Code = answer.Code
+	if got.Code != 1 {
+		return got, json.Unmarshal(answer.Attributes, &got.Reason)
+	}
+	return got, json.Unmarshal(answer.Attributes, &got)
+}
