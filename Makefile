@@ -3,8 +3,8 @@
 GO      ?= go
 BUILD   := .build
 PROGRAM := $(BUILD)/go-dovecot-director
-TOOL    := $(GO) tool -modfile=.ci/tools.mod
-CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/go-dovecot-director
+TOOL    := $(GO) tool -modfile=$(CURDIR)/.ci/tools.mod
+MODULES := . deploy/e2e
 
 .DEFAULT_GOAL := help
 
@@ -34,7 +34,7 @@ test: deps lint ## Run all tests: every room, real PostgreSQL, real Dovecot 2.3 
 .PHONY: e2e
 e2e: deps ## Run the end-to-end tests alone; prints what users went through on Kubernetes
 	@$(GO) build -race -o $(BUILD)/race/go-dovecot-director ./cmd/go-dovecot-director # without a network, tests cannot fetch modules
-	cd deploy/e2e && $(GO) vet ./... && $(GO) test -race -count=1 -timeout 20m .
+	cd deploy/e2e && $(GO) test -race -count=1 -timeout 20m .
 	cd deploy/e2e/kubernetes && $(GO) test -race -count=1 -timeout 40m -exec ../netns.sh
 
 .PHONY: deps
@@ -42,12 +42,14 @@ deps: ## Install what the tests need (Debian packages as root; otherwise say wha
 	@.ci/deps test
 
 .PHONY: lint
-lint: ## Check the code: vet, fix, gofumpt, staticcheck, deadcode
-	$(GO) vet ./...
-	@$(GO) fix -diff ./...
+lint: ## Check the code, that of the end-to-end tests too: gofumpt, vet, fix, staticcheck, deadcode
 	@out=$$($(TOOL) gofumpt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofumpt would change:"; echo "$$out"; exit 1; }
-	@$(TOOL) staticcheck -checks inherit,-ST1000 ./...
-	@out=$$($(TOOL) deadcode -test ./...); test -z "$$out" || { echo "$$out"; exit 1; }
+	@set -e; for module in $(MODULES); do echo "lint $$module"; cd $(CURDIR)/$$module; \
+		$(GO) vet ./...; \
+		$(GO) fix -diff ./...; \
+		$(TOOL) staticcheck -checks inherit,-ST1000 ./...; \
+		out=$$($(TOOL) deadcode -test ./...); test -z "$$out" || { echo "$$out"; exit 1; }; \
+	done
 
 .PHONY: vuln
 vuln: ## Look for known vulnerabilities (needs the network)

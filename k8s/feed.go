@@ -142,6 +142,10 @@ func (f *feed) tryList(ctx context.Context, o metav1.ListOptions) (runtime.Objec
 	if err := f.refusal(toList); err != nil {
 		return nil, err
 	}
+	if o.ResourceVersion == "0" {
+		// That is what some API server remembers, and one of several may lag behind. The first view had better be the truth.
+		o.ResourceVersion = ""
+	}
 	list, err := f.list(ctx, f.selecting(o))
 	f.answered(toList, err)
 	return list, err

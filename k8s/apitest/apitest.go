@@ -8,6 +8,7 @@ package apitest
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -59,11 +60,13 @@ type Server struct {
 	events   []event
 	oldest   int // watches from before this version are expired
 	granted  map[string]bool
+	denyOnce string
 	changed  chan struct{}
 	cut      chan struct{}
 	refuse   int // HTTP status of every answer, 0 for none
 	frozen   chan struct{}
-	held     chan struct{} // events wait, requests do not
+	held     chan struct{}  // events wait, requests do not
+	cache    map[key]object // nil while it does not lag
 	requests map[string]int
 }
 
@@ -113,6 +116,13 @@ func (s *Server) Grant(resource string, verbs ...string) { s.grant(resource, ver
 // Deny takes it away. As with real servers, watches that are open go on.
 func (s *Server) Deny(resource string, verbs ...string) { s.grant(resource, verbs, false) }
 
+// DenyOnce denies the next request for a resource.
+func (s *Server) DenyOnce(resource string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.denyOnce = resource
+}
+
 func (s *Server) grant(resource string, verbs []string, granted bool) {
 	if len(verbs) == 0 {
 		verbs = []string{"list", "watch"}
@@ -150,6 +160,13 @@ func (s *Server) Delete(resource, name string) {
 	k := key{resource, name}
 	s.happen("DELETED", resource, s.objects[k].DeepCopyObject().(object))
 	delete(s.objects, k)
+}
+
+// Lag makes the server answer those who take what it remembers with what is the truth now, from now on.
+func (s *Server) Lag() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cache = maps.Clone(s.objects)
 }
 
 // Bookmark sends a bookmark to all watches: as real ones, it carries an empty object.
@@ -247,7 +264,7 @@ func (s *Server) Release() {
 	}
 }
 
-// Requests returns how many requests there were for a resource: watch, list, and read, which is a list past the cache.
+// Requests returns how many requests there were for a resource: watch, list, and read, which is a list for a proof.
 func (s *Server) Requests(verb, resource string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -280,7 +297,7 @@ func parse(r *http.Request) (q request, ok bool) {
 	switch {
 	case query.Get("watch") == "true" || query.Get("watch") == "1":
 		q.verb = "watch"
-	case q.version == "":
+	case q.version == "" && query.Get("limit") == "": // client-go's own lists have a limit
 		q.verb = "read"
 	default:
 		q.verb = "list"
@@ -299,8 +316,15 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.requests[q.verb+" "+q.resource]++
 	refuse, granted, version := s.refuse, s.granted[q.right()], s.version
+	if s.denyOnce == q.resource {
+		granted, s.denyOnce = false, ""
+	}
 	var items []object
-	for k, o := range s.objects {
+	objects := s.objects
+	if q.version == "0" && s.cache != nil {
+		objects = s.cache
+	}
+	for k, o := range objects {
 		if k.resource == q.resource && ok && q.selects(o) {
 			items = append(items, o)
 		}
