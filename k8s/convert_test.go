@@ -1,6 +1,7 @@
 package k8s_test
 
 import (
+	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -14,7 +15,14 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// These tests wait most of the time, so there may be more at once than there are processors.
+	if err := flag.Set("test.parallel", "16"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // brief writes backends in one line: ordinal, last part of the address, condition, ports.
 func brief(backends []director.Backend) string {

@@ -15,6 +15,7 @@ import (
 // TestDeniedRightsAreAskedForRarely holds that a server which never grants EndpointSlices and StatefulSets is not asked
 // for them all the time.
 func TestDeniedRightsAreAskedForRarely(t *testing.T) {
+	t.Parallel()
 	server := apitest.New(t, apitest.Endpoints)
 	set(server, pods{ready: []int{0}})
 	b := newPatientBench(t, server)
@@ -39,6 +40,7 @@ func TestDeniedRightsAreAskedForRarely(t *testing.T) {
 
 // TestARightIsGivenAndTaken follows the right to EndpointSlices without a restart, and loses no backend on the way.
 func TestARightIsGivenAndTaken(t *testing.T) {
+	t.Parallel()
 	server := apitest.New(t, apitest.Endpoints)
 	set(server, pods{ready: []int{0, 1}})
 	b := newBench(t, server)
@@ -74,6 +76,7 @@ func TestARightIsGivenAndTaken(t *testing.T) {
 // TestASourceThatIsTakenUpAgainStartsAfresh holds that what failed with EndpointSlices, before the right to them was taken,
 // does not count once it is given back.
 func TestASourceThatIsTakenUpAgainStartsAfresh(t *testing.T) {
+	t.Parallel()
 	server := apitest.New(t, apitest.EndpointSlices, apitest.Endpoints)
 	set(server, pods{ready: []int{0}})
 	b := newBench(t, server)
@@ -92,6 +95,7 @@ func TestASourceThatIsTakenUpAgainStartsAfresh(t *testing.T) {
 }
 
 func TestWithoutAnyRightTheLastViewStays(t *testing.T) {
+	t.Parallel()
 	server := apitest.New(t, apitest.EndpointSlices, apitest.Endpoints)
 	set(server, pods{ready: []int{0}})
 	b := newBench(t, server)
@@ -144,6 +148,7 @@ func TestStatefulSetsAreFollowedWhereTheyMayBeRead(t *testing.T) {
 
 // TestTheStatefulSetIsProvenToo holds that a number of replicas which may be old proves nothing.
 func TestTheStatefulSetIsProvenToo(t *testing.T) {
+	t.Parallel()
 	server := apitest.New(t, apitest.EndpointSlices, apitest.StatefulSets)
 	server.Set(statefulSet(3))
 	set(server, pods{ready: []int{0}})
@@ -169,12 +174,13 @@ func TestTheStatefulSetIsProvenToo(t *testing.T) {
 // TestOneRefusalIsNoDenial holds that a server which denies a right for a moment, as one that starts does, is not
 // believed: Endpoints would not show who terminates.
 func TestOneRefusalIsNoDenial(t *testing.T) {
+	t.Parallel()
 	server := apitest.New(t, apitest.EndpointSlices, apitest.Endpoints)
 	set(server, pods{ready: []int{0}, terminating: []int{1}})
 	b := startBench(t, server, func(w *k8s.Watch) { w.Hurry(300*time.Millisecond, 200*time.Millisecond) })
 	const both = zero + "; 1@11 terminating imap:143"
 	b.shows(t, both)
-	for range 5 {
+	for range 3 {
 		server.DenyOnce(apitest.EndpointSlices)
 		server.Cut()
 		until(t, "it is denied", func() bool { _, failing := b.Describe(); return failing })
@@ -215,6 +221,7 @@ func TestHalfARightIsNone(t *testing.T) {
 // TestAnOldStatefulSetDoesNotCount holds that what was known before a right was taken is not taken for true again because
 // of an error of another kind.
 func TestAnOldStatefulSetDoesNotCount(t *testing.T) {
+	t.Parallel()
 	server := apitest.New(t, apitest.EndpointSlices, apitest.StatefulSets)
 	server.Set(statefulSet(3))
 	set(server, pods{ready: []int{0}})
@@ -248,6 +255,7 @@ func TestAnOldStatefulSetDoesNotCount(t *testing.T) {
 
 // TestARightToTheStatefulSetThatIsGivenBackIsNoticed although the watch was never cut.
 func TestARightToTheStatefulSetThatIsGivenBackIsNoticed(t *testing.T) {
+	t.Parallel()
 	server := apitest.New(t, apitest.EndpointSlices, apitest.StatefulSets)
 	server.Set(statefulSet(3))
 	set(server, pods{ready: []int{0}})
@@ -261,6 +269,7 @@ func TestARightToTheStatefulSetThatIsGivenBackIsNoticed(t *testing.T) {
 }
 
 func TestOrdinalsMayStartElsewhere(t *testing.T) {
+	t.Parallel()
 	server := apitest.New(t, apitest.EndpointSlices, apitest.StatefulSets)
 	s := statefulSet(3)
 	s.Spec.Ordinals = &appsv1.StatefulSetOrdinals{Start: 5}

@@ -231,6 +231,8 @@ const (
 
 // eachSource runs a test with the rights for each of the two sources.
 func eachSource(t *testing.T, test func(t *testing.T, server *apitest.Server, source string)) {
+	t.Helper()
+	t.Parallel()
 	for _, source := range []string{apitest.Endpoints, apitest.EndpointSlices} {
 		t.Run(source, func(t *testing.T) {
 			t.Parallel()
@@ -329,9 +331,7 @@ func TestTheWatchIsCut(t *testing.T) {
 				b.shows(t, zero+"; "+one)
 				b.always(t, zero) // not for a moment was anything lost
 				b.proven(t)
-				if detail, failing := b.Describe(); failing {
-					t.Error("still failing:", detail)
-				}
+				until(t, "nothing fails", func() bool { _, failing := b.Describe(); return !failing })
 				if n := strings.Count(b.log.String(), "backends are read from"); n != 1 {
 					t.Errorf("the source changed:\n%s", b.log)
 				}
@@ -476,6 +476,7 @@ func TestTheServerIsNotBothered(t *testing.T) {
 }
 
 func TestUnusableContentKeepsTheView(t *testing.T) {
+	t.Parallel()
 	server := apitest.New(t, apitest.Endpoints)
 	set(server, pods{ready: []int{0}})
 	b := newBench(t, server)
@@ -494,6 +495,7 @@ func TestUnusableContentKeepsTheView(t *testing.T) {
 
 // TestSlicesAreOrderedAnew holds that a backend is not lost which only changes its slice.
 func TestSlicesAreOrderedAnew(t *testing.T) {
+	t.Parallel()
 	server := apitest.New(t, apitest.EndpointSlices)
 	all := pods{ready: []int{0, 1}}
 	server.Set(slice("a", all))
