@@ -124,7 +124,9 @@ type bench struct {
 	// confirmed counts requests for a proof; when prove is set, each is granted.
 	confirmed int
 	prove     bool
-	last      director.Snapshot
+
+	mu   sync.Mutex
+	last []director.Backend
 }
 
 func newBench(t *testing.T, store *memory, change ...func(*director.Config)) *bench {
@@ -137,7 +139,7 @@ func newBench(t *testing.T, store *memory, change ...func(*director.Config)) *be
 		Confirm: func() {
 			b.confirmed++
 			if b.prove {
-				go b.see(b.last.Backends)
+				go b.again()
 			}
 		},
 	}
@@ -150,8 +152,17 @@ func newBench(t *testing.T, store *memory, change ...func(*director.Config)) *be
 
 // see shows the director these backends as the truth of now.
 func (b *bench) see(backends []director.Backend) {
-	b.last = director.Snapshot{Backends: backends, CurrentAt: time.Now()}
-	b.Observe(b.last)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.last = backends
+	b.Observe(director.Snapshot{Backends: backends, CurrentAt: time.Now()})
+}
+
+// again says that what it was shown last is still the truth.
+func (b *bench) again() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.Observe(director.Snapshot{Backends: b.last, CurrentAt: time.Now()})
 }
 
 func (b *bench) lookup(user string) director.Answer {

@@ -34,12 +34,13 @@ const forget = 24 * time.Hour
 //	lost, final or not --ready-------------> alive
 //
 // A backend that is seen terminating and still serves is never final: two backends would serve one mailbox. The wait for
-// its restart counts from when it stops serving. Where the end of a backend cannot be seen, because the source does not
+// its restart counts from when it stops serving, and again from when it has ended, as far as that is seen. What was lost
+// before the first snapshot is waited for as long as for a restart, since it may be one. Where the end of a backend cannot be seen, because the source does not
 // list those that terminate, or it vanished without having been seen so, it is taken to go on for the termination grace
 // period of its StatefulSet, if that is known; nothing is final before that either.
 //
-// A final loss stays final until the backend is ready again: what users were once told does not flip back to waiting.
-// There are two exceptions. A removed backend that is wanted again will come back; and when every backend was lost, all
+// A final loss stays final until the backend is ready again: what users were once told does not flip back to waiting,
+// unless it is seen terminating and serving after all. There are two more exceptions. A removed backend that is wanted again will come back; and when every backend was lost, all
 // clocks start again with the first that returns, since nobody could be moved meanwhile and the others are likely to
 // follow.
 //
@@ -128,7 +129,7 @@ func (v *View) pause(now time.Time, blind time.Duration) {
 		v.unseen = v.unseen.Add(blind)
 	}
 	for name, l := range v.losses {
-		if l.Final(then) {
+		if l.over || l.Final(then) {
 			continue
 		}
 		l.from, l.Until = l.from.Add(blind), l.Until.Add(blind)
@@ -150,7 +151,9 @@ func (v *View) lose(now time.Time, prev *View, s Snapshot, first bool) {
 			continue
 		}
 		if first && b.Condition != Ready || b.Condition == Terminating {
-			v.losses[b.Name] = newLoss(now, b)
+			l := newLoss(now, b)
+			l.before = first
+			v.losses[b.Name] = l
 		}
 	}
 	for _, b := range prev.alive {
@@ -182,33 +185,41 @@ type sight struct {
 
 // next returns what becomes of a loss. A new loss has no Until yet; that is judge's.
 func (l Loss) next(now time.Time, s sight) Loss {
+	serving := s.there && s.backend.Condition == Terminating
+	failing := s.there && s.backend.Condition == NotReady
+	l.over = l.over || !l.Until.IsZero() && l.Final(now)
 	switch {
 	case l.Cause == Removed && s.claim == wanted:
-		l.Cause, l.Since, l.from, l.Until = Planned, now, now, time.Time{}
-	case !l.Until.IsZero() && l.Final(now):
+		l.Cause, l.Since, l.from, l.Until, l.over = Planned, now, now, time.Time{}, false
+	case l.over:
+		l.Serving = serving
 		return l
-	case s.claim == unwanted:
+	case s.claim == unwanted && !failing: // one that fails is not even told to end
 		l.Cause = Removed
 	case l.Cause == Removed: // its set cannot be read any more
-	case !s.there || s.backend.Condition != NotReady:
+	case !failing:
 		l.Cause = Planned
 	}
 	if s.claim != unclaimed {
 		l.termination = s.termination
 	}
-	served := l.Serving
-	l.Serving = s.there && s.backend.Condition == Terminating
-	if served && !l.Serving {
-		l.from, l.Until = now, time.Time{}
+	if !failing && l.told.IsZero() {
+		l.told = now
 	}
+	if l.Serving && !serving || l.terminated && !s.there && l.gone.IsZero() {
+		l.from, l.Until = now, time.Time{} // it ended, so its restart begins
+	}
+	l.Serving = serving
 	if s.there {
-		l.terminated, l.gone = l.terminated || s.backend.Condition != NotReady, time.Time{}
+		l.terminated, l.gone = !failing, time.Time{}
 	} else if l.gone.IsZero() {
 		l.gone = now
 	}
 	switch {
+	case failing:
+		l.ended = time.Time{}
 	case s.there:
-		l.ended = l.Since.Add(l.termination)
+		l.ended = l.told.Add(l.termination)
 	case l.terminated && s.ends:
 		l.ended = l.gone
 	default:
@@ -223,7 +234,7 @@ func (v *View) restartClocks(now time.Time) {
 	v.unseen = now.Add(v.graces.Restart)
 	for name, l := range v.losses {
 		if l.Cause != Removed {
-			l.Since, l.from = now, now
+			l.Since, l.from, l.over = now, now, false
 			l.Until = now.Add(v.graces.of(l.Cause))
 			v.losses[name] = l
 		}
@@ -242,13 +253,13 @@ func (v *View) judge(now time.Time) {
 			l.Until = l.until(v.graces)
 		}
 		v.losses[name] = l
-		if l.Cause != Removed && !l.Final(now) {
+		if l.Cause != Removed && !l.over && !l.Final(now) {
 			open++
 		}
 	}
 	panicking := 2*open > open+len(v.alive)
 	for name, l := range v.losses {
-		if l.Cause == Removed || l.Final(now) {
+		if l.Cause == Removed || l.over || l.Final(now) {
 			continue
 		}
 		if l.Panic && !panicking {
@@ -263,6 +274,9 @@ func (v *View) judge(now time.Time) {
 // until returns when the users of a backend that may come back stop waiting.
 func (l Loss) until(g Graces) time.Time {
 	grace := g.of(l.Cause)
+	if l.before {
+		grace = max(grace, g.Restart) // it may be one that was deleted and starts again
+	}
 	until, most := l.from.Add(grace), l.from.Add(max(g.Panic, grace))
 	switch {
 	case l.Panic:
@@ -280,8 +294,9 @@ func (l Loss) until(g Graces) time.Time {
 // back, and those that a StatefulSet wants and that were never seen.
 func (v *View) gather() {
 	expected := false
-	for _, l := range v.losses {
-		expected = expected || l.Since.Equal(v.StartedAt) && l.Cause != Removed
+	for name, l := range v.losses {
+		claim, _ := claim(v.sets, name)
+		expected = expected || l.Since.Equal(v.StartedAt) && claim != unwanted
 	}
 	for _, s := range v.sets {
 		for ordinal := s.Start; ordinal < s.Start+s.Replicas && !expected; ordinal++ {

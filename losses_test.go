@@ -170,7 +170,7 @@ func TestTracker(t *testing.T) {
 			map[int]director.Snapshot{
 				0: snapshot(all), 100: snapshot(with(all, 1, director.Terminating)), 300: snapshot(with(all, 1, director.Stopping)), 305: snapshot(without(all, 1)),
 			},
-			want{cause: director.Planned, until: 420},
+			want{cause: director.Planned, until: 425},
 		},
 		"an ordinal that the StatefulSet wants waits for its restart": {
 			map[int]director.Snapshot{0: snapshot(all), 100: {Backends: without(all, 1), StatefulSets: scaled(5)}},
@@ -215,6 +215,28 @@ func TestTracker(t *testing.T) {
 				390: snapshot(with(all, 1, director.NotReady)),
 			},
 			want{cause: director.Failed, until: 400},
+		},
+		"one that fails was not told to end, whatever its StatefulSet wants": {
+			map[int]director.Snapshot{
+				0: snapshot(all), 100: {Backends: with(all, 1, director.NotReady), StatefulSets: scaled(5)}, 105: {Backends: with(all, 1, director.NotReady), StatefulSets: scaled(1)},
+			},
+			want{cause: director.Failed, until: 130},
+		},
+		"and is waited for from when it is": {
+			map[int]director.Snapshot{
+				0: snapshot(all), 100: {Backends: with(all, 1, director.NotReady), StatefulSets: scaled(1)}, 125: {Backends: with(all, 1, director.Stopping), StatefulSets: scaled(1)},
+			},
+			want{cause: director.Removed, until: 145},
+		},
+		"one that was given up and serves while it terminates is not": {
+			map[int]director.Snapshot{0: snapshot(all), 100: snapshot(with(all, 1, director.NotReady)), 200: snapshot(with(all, 1, director.Terminating))},
+			want{cause: director.Failed, until: 130, serving: true},
+		},
+		"but for as long as it does only": {
+			map[int]director.Snapshot{
+				0: snapshot(all), 100: snapshot(with(all, 1, director.NotReady)), 200: snapshot(with(all, 1, director.Terminating)), 210: snapshot(without(all, 1)),
+			},
+			want{cause: director.Failed, until: 130},
 		},
 		"a pod that may terminate for longer than the grace is waited for until then": {
 			map[int]director.Snapshot{0: snapshot(all), 100: {Backends: without(all, 1), StatefulSets: slow(5)}},
@@ -264,7 +286,7 @@ func TestTracker(t *testing.T) {
 		},
 		"not ready in the first snapshot is lost from then on": {
 			map[int]director.Snapshot{0: snapshot(with(all, 1, director.NotReady))},
-			want{cause: director.Failed, until: 30},
+			want{cause: director.Failed, until: 120},
 		},
 		"first seen later and not ready is just starting": {
 			map[int]director.Snapshot{0: snapshot(without(all, 1)), 100: snapshot(with(all, 1, director.NotReady))},

@@ -1,6 +1,7 @@
 package director_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -106,7 +107,7 @@ func TestGraceRules(t *testing.T) {
 		var before *director.View
 		final := map[string]bool{}
 		served := map[string]time.Time{} // until when a backend may have served, or when all clocks started again
-		serving := map[string]bool{}
+		ending := map[string]bool{}
 		for range rapid.IntRange(1, 30).Draw(t, "snapshots") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 100).Draw(t, "seconds")) * time.Second)
 			var s director.Snapshot
@@ -128,10 +129,12 @@ func TestGraceRules(t *testing.T) {
 				if _, _, alive := view.Backend(l.Backend.Name); alive {
 					t.Fatalf("%s is alive and lost", l.Backend.Name)
 				}
-				if l.Since.Equal(now) || serving[l.Backend.Name] {
+				if l.Since.Equal(now) || ending[l.Backend.Name] {
 					served[l.Backend.Name] = now
 				}
-				serving[l.Backend.Name] = l.Serving
+				ending[l.Backend.Name] = slices.ContainsFunc(s.Backends, func(b director.Backend) bool {
+					return b.Name == l.Backend.Name && b.Condition >= director.Terminating
+				})
 				wait := l.Until.Sub(l.Since)
 				switch {
 				case wait < graces.Failover:
@@ -142,10 +145,10 @@ func TestGraceRules(t *testing.T) {
 					t.Fatalf("%s is waited for until %s after it served", l.Backend.Name, l.Until.Sub(served[l.Backend.Name]))
 				}
 				isFinal := l.Final(now)
-				if final[l.Backend.Name] && !isFinal {
+				if final[l.Backend.Name] && !isFinal && !l.Serving {
 					t.Fatalf("the wait for %s was over and is open again", l.Backend.Name)
 				}
-				final[l.Backend.Name] = isFinal
+				final[l.Backend.Name] = isFinal || final[l.Backend.Name]
 			}
 			before = view
 		}

@@ -80,7 +80,10 @@ type Loss struct {
 	Serving bool
 
 	from        time.Time     // from when the wait counts
-	terminated  bool          // it was seen terminating, so that its end can be seen too
+	before      bool          // it was lost before this replica saw anything
+	over        bool          // it was final once
+	told        time.Time     // when it was first seen terminating or not at all: it was told to end by then
+	terminated  bool          // it was terminating when it was listed last, so that its end can be seen too
 	termination time.Duration // how long that takes at most, 0 when it is not known
 	gone        time.Time     // when it was first not listed any more, zero while it is
 	ended       time.Time     // when it was seen to have ended, or, if that was not, is taken to have

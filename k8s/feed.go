@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
@@ -225,7 +226,7 @@ func versionOf(o runtime.Object) (name string, v version) {
 	return m.GetName(), version{m.GetUID(), m.GetResourceVersion()}
 }
 
-// holds reports whether the watch has these versions of these objects, and no others.
+// holds reports whether the watch has these objects, and no others, in these versions or newer ones.
 func (f *feed) holds(want map[string]version) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -233,7 +234,9 @@ func (f *feed) holds(want map[string]version) bool {
 		return false
 	}
 	for name, o := range f.objects {
-		if _, v := versionOf(o); want[name] != v {
+		_, v := versionOf(o)
+		order, err := resourceversion.CompareResourceVersion(v.version, want[name].version)
+		if v.uid != want[name].uid || err != nil || order < 0 {
 			return false
 		}
 	}

@@ -181,9 +181,13 @@ func TestOneRefusalIsNoDenial(t *testing.T) {
 	const both = zero + "; 1@11 terminating imap:143"
 	b.shows(t, both)
 	for range 3 {
+		requests := func() int {
+			return server.Requests("watch", apitest.EndpointSlices) + server.Requests("list", apitest.EndpointSlices)
+		}
+		before := requests()
 		server.DenyOnce(apitest.EndpointSlices)
 		server.Cut()
-		until(t, "it is denied", func() bool { _, failing := b.Describe(); return failing })
+		until(t, "it is denied, and asked for again", func() bool { return requests() >= before+2 })
 		until(t, "it works again", func() bool { _, failing := b.Describe(); return !failing })
 	}
 	b.always(t, both)

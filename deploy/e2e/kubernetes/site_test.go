@@ -92,6 +92,11 @@ var sites atomic.Int64
 func newSite(t *testing.T, w *world, p plan) *site {
 	t.Helper()
 	s := &site{t: t, world: w, namespace: fmt.Sprintf("mail-%d", sites.Add(1)), backends: map[string]*dovecot.Server{}}
+	defer func() {
+		if t.Failed() {
+			s.close()
+		}
+	}()
 	ctx, client := t.Context(), w.cluster.Admin
 	_, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.namespace}}, metav1.CreateOptions{})
 	s.must(err)

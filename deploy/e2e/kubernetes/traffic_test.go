@@ -198,7 +198,11 @@ func (t *traffic) alone(u *user, self *mailProgram, backend, what string) {
 		case <-t.ctx.Done():
 			return
 		}
-		if err := <-answer; err == nil {
+		err := <-answer
+		p.mu.Lock()
+		moved := p.backend != elsewhere // it may have logged in anew meanwhile, and answered from there
+		p.mu.Unlock()
+		if err == nil && !moved {
 			t.fault("%s %s on %s, and has a session on %s", u.name, what, backend, elsewhere)
 			t.mu.Lock()
 			t.twoAtOnce++
@@ -228,8 +232,9 @@ func (t *traffic) deliver() {
 		t.mu.Unlock()
 		t.busy.Go(func() {
 			defer one.Delete(u)
-			before := t.stored(u.name)
+			var before map[string]int
 			for t.ctx.Err() == nil {
+				before = t.stored(u.name) // an attempt that failed may have stored the message
 				err := mail.Deliver(t.ctx, t.proxy.At(24), u.name, "hello")
 				if err == nil {
 					break
