@@ -35,12 +35,14 @@ const forget = 24 * time.Hour
 //
 // A backend that is seen terminating and still serves is never final: two backends would serve one mailbox. The wait for
 // its restart counts from when it stops serving, and again from when it has ended, as far as that is seen. What was lost
-// before the first snapshot is waited for as long as for a restart, since it may be one. Where the end of a backend cannot be seen, because the source does not
-// list those that terminate, or it vanished without having been seen so, it is taken to go on for the termination grace
-// period of its StatefulSet, if that is known; nothing is final before that either.
+// before the first snapshot is waited for as long as for a restart, since it may be one. Where the end of a backend
+// cannot be seen, because the source does not list those that terminate, or it vanished without having been seen so, it
+// is taken to go on for the termination grace period of its StatefulSet, if that is known; nothing is final before that
+// either.
 //
 // A final loss stays final until the backend is ready again: what users were once told does not flip back to waiting,
-// unless it is seen terminating and serving after all. There are two more exceptions. A removed backend that is wanted again will come back; and when every backend was lost, all
+// unless it is seen terminating and serving after all. There are two more exceptions. A removed backend that is wanted
+// again will come back; and when every backend was lost, all
 // clocks start again with the first that returns, since nobody could be moved meanwhile and the others are likely to
 // follow.
 //

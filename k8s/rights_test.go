@@ -21,7 +21,7 @@ func TestDeniedRightsAreAskedForRarely(t *testing.T) {
 	b := newPatientBench(t, server)
 	b.shows(t, zero)
 	for _, resource := range []string{apitest.EndpointSlices, apitest.StatefulSets} {
-		requests := func() int { return server.Requests("watch", resource) + server.Requests("list", resource) }
+		requests := func() int { return followed(server, resource) }
 		until(t, resource+" are asked for", func() bool { return requests() >= 2 })
 	}
 	until(t, "10s have passed", func() func() bool {
@@ -29,7 +29,7 @@ func TestDeniedRightsAreAskedForRarely(t *testing.T) {
 		return func() bool { return time.Since(start) > 10*time.Second }
 	}())
 	for _, resource := range []string{apitest.EndpointSlices, apitest.StatefulSets} {
-		if n := server.Requests("watch", resource) + server.Requests("list", resource); n > 14 {
+		if n := followed(server, resource); n > 14 {
 			t.Errorf("%s: %d requests within 10s", resource, n)
 		}
 	}
@@ -182,7 +182,7 @@ func TestOneRefusalIsNoDenial(t *testing.T) {
 	b.shows(t, both)
 	for range 3 {
 		requests := func() int {
-			return server.Requests("watch", apitest.EndpointSlices) + server.Requests("list", apitest.EndpointSlices)
+			return followed(server, apitest.EndpointSlices)
 		}
 		before := requests()
 		server.DenyOnce(apitest.EndpointSlices)
@@ -239,7 +239,7 @@ func TestAnOldStatefulSetDoesNotCount(t *testing.T) {
 	published := len(b.snapshots)
 	b.mu.Unlock()
 	requests := func() int {
-		return server.Requests("watch", apitest.StatefulSets) + server.Requests("list", apitest.StatefulSets)
+		return followed(server, apitest.StatefulSets)
 	}
 	server.Refuse(http.StatusInternalServerError)
 	before := requests()

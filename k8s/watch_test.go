@@ -212,6 +212,11 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
+// followed is how often a resource was listed or watched, proofs aside.
+func followed(server *apitest.Server, resource string) int {
+	return server.Requests("watch", resource) + server.Requests("list", resource)
+}
+
 // proven waits until Confirm has moved CurrentAt beyond now.
 func (b *bench) proven(t *testing.T) {
 	t.Helper()
@@ -322,7 +327,7 @@ func TestTheWatchIsCut(t *testing.T) {
 				set(server, pods{ready: []int{0}})
 				b := newPatientBench(t, server) // as patient as in production
 				b.shows(t, zero)
-				requests := func() int { return server.Requests("watch", source) + server.Requests("list", source) }
+				requests := func() int { return followed(server, source) }
 				before := requests()
 				fault(server)
 				until(t, "the watch is taken up again", func() bool { return requests() > before })
