@@ -45,9 +45,8 @@ var unhurried = pace{denied: 5 * time.Second, pause: 30 * time.Second, retry: 50
 
 // resource says how to ask for the objects of a feed.
 type resource struct {
-	kind     string // for logs
-	list     func(context.Context, metav1.ListOptions) (runtime.Object, error)
-	watch    func(context.Context, metav1.ListOptions) (watch.Interface, error)
+	kind string // for logs
+	collection
 	selector metav1.ListOptions
 	example  runtime.Object
 }

@@ -46,6 +46,9 @@ type File struct {
 	config FileConfig
 	log    *slog.Logger
 	ask    chan struct{}
+	// text is what the file held when it could last be used, and backends what that means.
+	text     []byte
+	backends []director.Backend
 
 	mu    sync.Mutex
 	fault error
@@ -121,11 +124,14 @@ func (f *File) load() error {
 	case len(text) > maxFile:
 		return fmt.Errorf("backends' file %s: it is longer than %d bytes", f.config.Path, maxFile)
 	}
-	backends, err := Parse(text)
-	if err != nil {
-		return fmt.Errorf("backends' file %s: %w", f.config.Path, err)
+	if f.text == nil || !bytes.Equal(text, f.text) { // parsing each second leaves more garbage than all else at rest
+		backends, err := Parse(text)
+		if err != nil {
+			return fmt.Errorf("backends' file %s: %w", f.config.Path, err)
+		}
+		f.text, f.backends = text, backends
 	}
-	f.config.Publish(director.Snapshot{Backends: backends, CurrentAt: readAt})
+	f.config.Publish(director.Snapshot{Backends: f.backends, CurrentAt: readAt})
 	return nil
 }
 

@@ -21,8 +21,6 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/kubernetes"
 )
 
 const (
@@ -36,7 +34,7 @@ const (
 
 // WatchConfig says what to watch.
 type WatchConfig struct {
-	Client             kubernetes.Interface
+	Client             *Client
 	Namespace, Service string
 	// Publish gets the snapshots, one call at a time.
 	Publish func(director.Snapshot)
@@ -75,24 +73,12 @@ func NewWatch(c WatchConfig) *Watch {
 		w.log = slog.New(slog.DiscardHandler)
 	}
 	w.log = w.log.With("namespace", c.Namespace, "service", c.Service)
-	endpointSlices := c.Client.DiscoveryV1().EndpointSlices(c.Namespace)
 	w.slices = newFeed(resource{
-		kind: "EndpointSlices", example: &discoveryv1.EndpointSlice{},
-		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			return endpointSlices.List(ctx, o)
-		},
-		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			return endpointSlices.Watch(ctx, o)
-		},
+		kind: "EndpointSlices", example: &discoveryv1.EndpointSlice{}, collection: c.Client.endpointSlices(c.Namespace),
 		selector: metav1.ListOptions{LabelSelector: labels.Set{discoveryv1.LabelServiceName: c.Service}.String()},
 	}, w.log, &w.pace, w.poke)
-	endpoints := c.Client.CoreV1().Endpoints(c.Namespace)
 	w.endpoints = newFeed(resource{
-		kind: "Endpoints", example: &corev1.Endpoints{},
-		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return endpoints.List(ctx, o) },
-		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			return endpoints.Watch(ctx, o)
-		},
+		kind: "Endpoints", example: &corev1.Endpoints{}, collection: c.Client.endpoints(c.Namespace),
 		selector: byName(c.Service),
 	}, w.log, &w.pace, w.poke)
 	return w
@@ -104,11 +90,8 @@ func byName(name string) metav1.ListOptions {
 }
 
 func (w *Watch) newSet(name string) *feed {
-	sets := w.config.Client.AppsV1().StatefulSets(w.config.Namespace)
 	return newFeed(resource{
-		kind: "StatefulSet " + name, example: &appsv1.StatefulSet{},
-		list:     func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return sets.List(ctx, o) },
-		watch:    func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) { return sets.Watch(ctx, o) },
+		kind: "StatefulSet " + name, example: &appsv1.StatefulSet{}, collection: w.config.Client.statefulSets(w.config.Namespace),
 		selector: byName(name),
 	}, w.log, &w.pace, w.poke)
 }

@@ -112,6 +112,14 @@ func newBench(t *testing.T, server *apitest.Server) *bench {
 	return startBench(t, server, func(w *k8s.Watch) { w.Hurry(10*time.Millisecond, 100*time.Millisecond) })
 }
 
+func client(t *testing.T, server *apitest.Server) *k8s.Client {
+	c, err := k8s.NewClientForConfig(server.Config(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // newPatientBench starts one as in production.
 func newPatientBench(t *testing.T, server *apitest.Server) *bench {
 	return startBench(t, server, func(*k8s.Watch) {})
@@ -120,7 +128,7 @@ func newPatientBench(t *testing.T, server *apitest.Server) *bench {
 func startBench(t *testing.T, server *apitest.Server, prepare func(*k8s.Watch)) *bench {
 	b := &bench{server: server, log: &lockedBuilder{}}
 	b.Watch = k8s.NewWatch(k8s.WatchConfig{
-		Client: server.Client(t), Namespace: "mail", Service: "dovecot-backend",
+		Client: client(t, server), Namespace: "mail", Service: "dovecot-backend",
 		Logger: slog.New(slog.NewTextHandler(b.log, nil)),
 		Publish: func(s director.Snapshot) {
 			b.mu.Lock()
@@ -553,7 +561,7 @@ func TestStartAndStopManyTimes(t *testing.T) {
 	eachSource(t, func(t *testing.T, server *apitest.Server, _ string) {
 		set(server, pods{ready: []int{0}})
 		for range 20 {
-			w := k8s.NewWatch(k8s.WatchConfig{Client: server.Client(t), Namespace: "mail", Service: "dovecot-backend", Publish: func(director.Snapshot) {}})
+			w := k8s.NewWatch(k8s.WatchConfig{Client: client(t, server), Namespace: "mail", Service: "dovecot-backend", Publish: func(director.Snapshot) {}})
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error)
 			go func() { done <- w.Run(ctx) }()

@@ -24,8 +24,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/flowcontrol"
 )
 
 // What the server knows, by the names that rights are given for.
@@ -99,15 +99,14 @@ func New(tb testing.TB, granted ...string) *Server {
 	return s
 }
 
-// Client returns a client of the server.
-func (s *Server) Client(tb testing.TB) kubernetes.Interface {
+// Config says how to reach the server, without a limit to the requests.
+func (s *Server) Config(tb testing.TB) *rest.Config {
 	transport := &http.Transport{}
 	tb.Cleanup(transport.CloseIdleConnections)
-	client, err := kubernetes.NewForConfigAndClient(&rest.Config{Host: s.http.URL, QPS: 1000, Burst: 1000, WarningHandler: rest.NoWarnings{}}, &http.Client{Transport: transport})
-	if err != nil {
-		tb.Fatal(err)
+	return &rest.Config{
+		Host: s.http.URL, Transport: transport, WarningHandler: rest.NoWarnings{},
+		RateLimiter: flowcontrol.NewFakeAlwaysRateLimiter(),
 	}
-	return client
 }
 
 // Grant gives the right to list and watch a resource, or to one of the two.
