@@ -1,7 +1,5 @@
 package ring
 
-import "github.com/buraksezer/consistent"
-
 // Format names everything that a table depends on besides its members. Replicas of different formats disagree about new
 // users.
 const Format = "consistent-1.0.0 xxhash64 P65537 R1000 L1.10"
@@ -11,21 +9,13 @@ const Format = "consistent-1.0.0 xxhash64 P65537 R1000 L1.10"
 const (
 	// partitions is prime and at least 300 for each member: with fewer, the bound moves keys that could have stayed.
 	partitions = 65537
-	// replication is the number of points of a member on the ring. The more, the less the bound has to correct.
+	// replication is the number of points of a member on the circle. The more, the less the bound has to correct.
 	replication = 1000
 	// load is how much fuller than the mean a member may be.
 	load = 1.10
 
-	// Beyond so many points' worth of members, weights counted, the library takes minutes to build; such rings get the
-	// library's default of points. Crossing the border changes the proposals of new users once.
+	// Beyond so many members, weights counted, each gets the default of buraksezer/consistent. Crossing the border changes
+	// the proposals of new users once.
 	manyMembers     = 200
 	manyReplication = 20
 )
-
-func config(members int) consistent.Config {
-	c := consistent.Config{Hasher: hasher{}, PartitionCount: partitions, ReplicationFactor: replication, Load: load}
-	if members > manyMembers {
-		c.ReplicationFactor = manyReplication
-	}
-	return c
-}
