@@ -1,80 +1,133 @@
 package store
 
 import (
-	"context"
+	"errors"
+	"runtime"
 	"sync"
+	"time"
 )
 
 // batcher answers single questions by asking many at once: while its lanes are busy, callers gather; a lane that comes
 // free takes all of them. An idle batcher adds no delay and has no goroutine.
+//
+// The fuller its batches, the less a question costs, so a lane that is free is not always used; see mayStart.
 type batcher[Q, A any] struct {
-	// ask answers a batch. Its answers stand in the order of the questions.
-	ask func([]Q) []answer[A]
+	// ask answers a batch: it finishes each question, or adds it to another batcher. It must not keep the slice.
+	ask func([]*question[Q, A])
 	// lanes is how many batches may be under way at once, limit how many questions one may have.
 	lanes, limit int
+	// few is how many questions are too few under way to gather behind, many how many waiting ones gather no longer. With few
+	// at 0 every free lane is used.
+	few, many int
 
-	mu      sync.Mutex
-	waiting []*question[Q, A]
-	busy    int
-	running sync.WaitGroup
+	mu       sync.Mutex
+	waiting  []*question[Q, A]
+	busy     int
+	inFlight int // questions
+	running  sync.WaitGroup
+	asked    sync.Pool // of questions that are answered and forgotten
 }
 
 type question[Q, A any] struct {
 	ask    Q
-	answer answer[A]
-	done   chan struct{}
+	answer A
+	err    error
+	done   chan struct{} // gets one value, when the answer is there
+	timer  *time.Timer   // stopped while nobody asks
 }
 
-type answer[A any] struct {
-	value A
-	err   error
+// finish answers the question. It is called once.
+func (q *question[Q, A]) finish(answer A, err error) {
+	q.answer, q.err = answer, err
+	q.done <- struct{}{}
 }
 
-// call asks one question and waits for its answer or for ctx. The answer is from a batch that began after the call.
-func (b *batcher[Q, A]) call(ctx context.Context, ask Q) (A, error) {
-	q := &question[Q, A]{ask: ask, done: make(chan struct{})}
-	b.mu.Lock()
-	b.waiting = append(b.waiting, q)
-	if b.busy < b.lanes {
-		b.busy++
-		b.running.Go(b.work)
+// errTooLong is what a call ends with that was not answered in time.
+var errTooLong = errors.New("it does not answer in time")
+
+// call asks one question and waits for its answer, for callLimit at most. The answer is from a batch that began after the
+// call.
+func (b *batcher[Q, A]) call(ask Q) (A, error) {
+	q, ok := b.asked.Get().(*question[Q, A])
+	if ok {
+		q.timer.Reset(callLimit)
+	} else {
+		q = &question[Q, A]{done: make(chan struct{}, 1), timer: time.NewTimer(callLimit)}
 	}
-	b.mu.Unlock()
+	q.ask = ask
+	b.add(q)
 	select {
 	case <-q.done:
-		return q.answer.value, q.answer.err
-	case <-ctx.Done():
-		var none A
-		return none, ctx.Err()
+		q.timer.Stop()
+		answer, err := q.answer, q.err
+		b.asked.Put(q)
+		return answer, err
+	case <-q.timer.C:
+		var none A // the question is still a batch's
+		return none, errTooLong
+	}
+}
+
+// add makes a question wait for a lane.
+func (b *batcher[Q, A]) add(q *question[Q, A]) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waiting = append(b.waiting, q)
+	if b.busy < b.lanes && b.mayStart() {
+		b.busy++
+		b.running.Go(b.work)
 	}
 }
 
 // work answers batches until nobody waits.
 func (b *batcher[Q, A]) work() {
+	var batch []*question[Q, A]
 	for {
+		b.gather()
 		b.mu.Lock()
 		n := min(len(b.waiting), b.limit)
-		if n == 0 {
+		if n == 0 || !b.mayStart() {
 			b.busy--
 			b.mu.Unlock()
 			return
 		}
-		batch := b.waiting[:n:n]
-		b.waiting = b.waiting[n:]
-		if len(b.waiting) == 0 {
-			b.waiting = nil
-		}
+		batch = append(batch[:0], b.waiting[:n]...)
+		rest := copy(b.waiting, b.waiting[n:])
+		clear(b.waiting[rest:])
+		b.waiting = b.waiting[:rest]
+		b.inFlight += n
 		b.mu.Unlock()
-		questions := make([]Q, n)
-		for i, q := range batch {
-			questions[i] = q.ask
-		}
-		for i, a := range b.ask(questions) {
-			batch[i].answer = a
-			close(batch[i].done)
-		}
+		b.ask(batch)
+		clear(batch)
+		b.mu.Lock()
+		b.inFlight -= n
+		b.mu.Unlock()
 	}
 }
 
 // wait returns when no batch is under way.
 func (b *batcher[Q, A]) wait() { b.running.Wait() }
+
+// gather lets those come along who are about to ask, the callers of the last batch most of all. When nobody is, it takes no
+// time.
+func (b *batcher[Q, A]) gather() {
+	const turns = 8
+	before := -1
+	for range turns {
+		runtime.Gosched()
+		b.mu.Lock()
+		now := len(b.waiting)
+		b.mu.Unlock()
+		if now == before || now >= b.limit {
+			return
+		}
+		before = now
+	}
+}
+
+// mayStart reports whether a further batch may be under way. While there is little to do everybody goes at once; while there
+// is much, those who come gather behind the batch that is under way; and when many have gathered, it is overdue. It needs the
+// lock.
+func (b *batcher[Q, A]) mayStart() bool {
+	return b.few == 0 || b.inFlight < b.few || len(b.waiting) >= b.many
+}

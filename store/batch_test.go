@@ -1,12 +1,12 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // gate is a batch function that the test lets through batch by batch.
@@ -16,16 +16,18 @@ type gate struct {
 	pass    chan struct{}
 }
 
-func (g *gate) ask(batch []int) []answer[int] {
+func (g *gate) ask(batch []*question[int, int]) {
+	asked := make([]int, len(batch))
+	for i, q := range batch {
+		asked[i] = q.ask
+	}
 	g.mu.Lock()
-	g.batches = append(g.batches, slices.Clone(batch))
+	g.batches = append(g.batches, asked)
 	g.mu.Unlock()
 	<-g.pass
-	answers := make([]answer[int], len(batch))
-	for i, q := range batch {
-		answers[i].value = 10 * q
+	for _, q := range batch {
+		q.finish(10*q.ask, nil)
 	}
-	return answers
 }
 
 func TestBatching(t *testing.T) {
@@ -35,7 +37,7 @@ func TestBatching(t *testing.T) {
 		got := make([]int, 6)
 		for i := range got {
 			go func() {
-				v, err := b.call(t.Context(), i)
+				v, err := b.call(i)
 				if err != nil {
 					t.Error(err)
 				}
@@ -58,30 +60,46 @@ func TestBatching(t *testing.T) {
 	})
 }
 
-func TestACallerMayLeave(t *testing.T) {
+// TestGathering holds when a lane that is free is used: while few are under way, and when many wait.
+func TestGathering(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gate{pass: make(chan struct{})}
+		b := &batcher[int, int]{ask: g.ask, lanes: 3, limit: 10, few: 2, many: 4}
+		for i := range 8 {
+			go b.call(i)
+			synctest.Wait()
+		}
+		close(g.pass)
+		synctest.Wait()
+		b.wait()
+		if want := [][]int{{0}, {1}, {2, 3, 4, 5}, {6, 7}}; !slices.EqualFunc(g.batches, want, slices.Equal) {
+			t.Errorf("batches %v, want %v", g.batches, want)
+		}
+	})
+}
+
+// TestNobodyWaitsForLong has a batch that is never answered. Those who wait for it, and behind it, must get an error.
+func TestNobodyWaitsForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gate{pass: make(chan struct{})}
 		b := &batcher[int, int]{ask: g.ask, lanes: 1, limit: 3}
-		ctx, cancel := context.WithCancel(t.Context())
-		left := make(chan error, 1)
-		go func() {
-			_, err := b.call(ctx, 1)
-			left <- err
-		}()
-		synctest.Wait()
-		stayed := make(chan int, 1)
-		go func() {
-			v, _ := b.call(t.Context(), 2)
-			stayed <- v
-		}()
-		synctest.Wait()
-		cancel()
-		if err := <-left; !errors.Is(err, context.Canceled) {
-			t.Errorf("error %v", err)
+		begun := time.Now()
+		var wg sync.WaitGroup
+		for i := range 5 {
+			wg.Go(func() {
+				if _, err := b.call(i); !errors.Is(err, errTooLong) || time.Since(begun) != callLimit {
+					t.Errorf("error %v after %s", err, time.Since(begun))
+				}
+			})
 		}
+		wg.Wait()
+		// What comes too late is nobody else's answer.
 		close(g.pass)
-		if v := <-stayed; v != 20 {
-			t.Errorf("the one that stayed got %d", v)
+		synctest.Wait()
+		for i := range 10 {
+			if v, err := b.call(i); v != 10*i || err != nil {
+				t.Errorf("%d is answered with %d, %v", i, v, err)
+			}
 		}
 		b.wait()
 	})

@@ -14,29 +14,44 @@ import (
 )
 
 const (
-	// statementLimit is how long a read or an assignment may take, so that a lookup, which makes up to two of them,
-	// stays within its 3 s.
+	// statementLimit is how long the statement of a read or an assignment may take, and callLimit how long a caller waits for
+	// one, a statement before it included: a lookup makes two of them, and has 3 s.
 	statementLimit = time.Second
+	callLimit      = 1200 * time.Millisecond
 	// countLimit is how long counting all rows may take. No lookup waits for it.
 	countLimit = 10 * time.Second
 	// batchLimit is how many users share a statement.
 	batchLimit = 500
+	// readLanes is how many batches are read at once at most.
+	readLanes = 4
+	// few and many say when those who ask gather; see batcher.
+	few, many = 4, 32
 	// touchEvery is how often touches are written, maxTouches how many wait at most.
 	touchEvery = time.Second
-	maxTouches = 100_000
-	// suspectFor is how long a refused user's assignments go in statements of their own.
+	maxTouches = 20_000
+	// touchBatch is how many users share a statement that touches.
+	touchBatch = 100
+	// touchRest is how long the writer of touches rests after each statement, as a multiple of the time that it took: in a login storm
+	// everybody's last_ts is due, and the database has lookups to answer.
+	touchRest = 3
+	// suspectFor is how long the assignments of a user go in statements of their own who was refused, or whose row was locked.
 	suspectFor  = time.Minute
 	maxSuspects = 10_000
+	// suspectLanes is how many of them may be waited for at once.
+	suspectLanes = 2
 	// complainEvery is how often the same fault is logged.
 	complainEvery = time.Minute
 )
 
-// database is what differs between PostgreSQL and SQLite. Users in a batch are sorted and occur once.
+// database is what differs between PostgreSQL and SQLite.
 type database interface {
-	// read returns the rows that exist.
+	// read returns the rows that exist of these users.
 	read(ctx context.Context, users []string) (map[string]director.Mapping, error)
-	// assign returns the rows of all users as they are afterwards.
-	assign(ctx context.Context, batch []director.Assignment) (map[string]director.Mapping, error)
+	// The users in a batch to assign or to touch are sorted and occur once.
+
+	// assign returns the rows of all users as they are afterwards. An impatient one fails when it would have to wait for more
+	// than some hundredths of a second for a row that somebody else has locked.
+	assign(ctx context.Context, batch []director.Assignment, impatient bool) (map[string]director.Mapping, error)
 	touch(ctx context.Context, touches []touch) error
 	counts(ctx context.Context) (map[string]int, error)
 	// probe proves that the table can be read.
@@ -51,20 +66,30 @@ type database interface {
 type kind uint8
 
 const (
+	// none: there was no error.
+	none kind = iota
 	// broken: the connection or the server is no good; asking again needs a new connection.
-	broken kind = iota
+	broken
 	// slow: the statement took too long.
 	slow
 	// refused: one of the users cannot be stored.
 	refused
 	// retry: two statements were in each other's way.
 	retry
+	// locked: somebody else has locked one of the rows, and for longer than the statement was patient.
+	locked
 	// faulty: this statement cannot work, others may: a missing right, another table than expected.
 	faulty
 )
 
 // touch says that user was served by backend.
 type touch struct{ user, backend string }
+
+type (
+	reading   = question[string, director.Mapping]
+	assigning = question[director.Assignment, director.Mapping]
+	assigner  = batcher[director.Assignment, director.Mapping]
+)
 
 // DB is a store. It implements director.Mappings and director.Counter.
 type DB struct {
@@ -73,8 +98,8 @@ type DB struct {
 	log      *slog.Logger
 
 	reads    batcher[string, director.Mapping]
-	assigns  batcher[director.Assignment, director.Mapping]
-	suspects batcher[director.Assignment, director.Mapping]
+	assigns  assigner
+	suspects assigner
 
 	health health
 
@@ -87,34 +112,44 @@ type DB struct {
 
 // newDB makes a store of a database that takes so many writers at once, with so many users in one statement.
 func newDB(d database, name string, writers, users int, log *slog.Logger) *DB {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
 	db := &DB{database: d, name: name, log: log, touches: map[string]string{}, refusals: map[string]time.Time{}}
-	db.reads = batcher[string, director.Mapping]{ask: db.readBatch, lanes: 2, limit: batchLimit}
-	db.assigns = batcher[director.Assignment, director.Mapping]{ask: db.assignBatch, lanes: writers, limit: users}
-	db.suspects = batcher[director.Assignment, director.Mapping]{ask: db.assignBatch, lanes: 1, limit: 1}
+	db.reads = batcher[string, director.Mapping]{ask: db.readBatch, lanes: readLanes, limit: batchLimit, few: few, many: many}
+	db.assigns = assigner{ask: db.assignBatch, lanes: writers, limit: users, few: few, many: many}
+	db.suspects = assigner{ask: func(one []*assigning) { db.assignUsers(one, false) }, lanes: suspectLanes, limit: 1}
 	db.health.init()
 	return db
 }
 
-// Get reads the user's row.
-func (db *DB) Get(ctx context.Context, user string) (director.Mapping, error) {
+// Get reads the user's row. It does not look at ctx: it takes little longer than a second at most, and a caller who leaves
+// spares nobody any work.
+func (db *DB) Get(_ context.Context, user string) (director.Mapping, error) {
 	if err := db.health.err(); err != nil {
 		return director.Mapping{}, err
 	}
-	return db.reads.call(ctx, user)
+	m, err := db.reads.call(user)
+	return m, db.named(err)
 }
 
-// Assign performs the compare-and-set and returns the row that is true afterwards.
-func (db *DB) Assign(ctx context.Context, a director.Assignment) (director.Mapping, error) {
+// Assign performs the compare-and-set and returns the row that is true afterwards. It does not look at ctx, as Get does not.
+func (db *DB) Assign(_ context.Context, a director.Assignment) (director.Mapping, error) {
 	if err := db.health.err(); err != nil {
 		return director.Mapping{}, err
 	}
+	queue := &db.assigns
 	if db.suspect(a.User) {
-		return db.suspects.call(ctx, a)
+		queue = &db.suspects
 	}
-	return db.assigns.call(ctx, a)
+	m, err := queue.call(a)
+	return m, db.named(err)
+}
+
+// named says which database did not answer a call in time.
+func (db *DB) named(err error) error {
+	if err != errTooLong {
+		return err
+	}
+	db.health.doubt()
+	return fmt.Errorf("%w: %s: %w", director.ErrUnavailable, db.name, err)
 }
 
 // Touch notes that the user was served by backend now. What does not fit is dropped.
@@ -160,68 +195,71 @@ func (db *DB) Close() error {
 }
 
 // readBatch answers a batch of Get.
-func (db *DB) readBatch(users []string) []answer[director.Mapping] {
-	unique := slices.Compact(slices.Sorted(slices.Values(users)))
-	rows := map[string]answer[director.Mapping]{}
-	bisect(unique, func(part []string) bool {
-		found, k, err := attempt(db, part, db.database.read)
-		if err != nil && k == refused && len(part) > 1 {
+func (db *DB) readBatch(batch []*reading) {
+	bisect(batch, func(part []*reading) bool {
+		users := make([]string, len(part))
+		for i, q := range part {
+			users[i] = q.ask
+		}
+		found, k, err := attempt(db, func(ctx context.Context) (map[string]director.Mapping, error) { return db.database.read(ctx, users) })
+		if k == refused && len(part) > 1 {
 			return false
 		}
-		for _, user := range part {
-			m, ok := found[user]
-			switch {
-			case err != nil:
-				rows[user] = answer[director.Mapping]{err: err}
-			case !ok:
-				rows[user] = answer[director.Mapping]{err: director.ErrNoMapping}
-			default:
-				rows[user] = answer[director.Mapping]{value: m}
-			}
-		}
-		return true
-	})
-	answers := make([]answer[director.Mapping], len(users))
-	for i, user := range users {
-		answers[i] = rows[user]
-	}
-	return answers
-}
-
-// assignBatch answers a batch of Assign. Of several assignments of one user the first is carried out; the others get
-// the row that it leads to, as if they had come second.
-func (db *DB) assignBatch(batch []director.Assignment) []answer[director.Mapping] {
-	unique := slices.Clone(batch)
-	slices.SortStableFunc(unique, func(a, b director.Assignment) int { return strings.Compare(a.User, b.User) })
-	unique = slices.CompactFunc(unique, func(a, b director.Assignment) bool { return a.User == b.User })
-	rows := map[string]answer[director.Mapping]{}
-	bisect(unique, func(part []director.Assignment) bool {
-		found, k, err := attempt(db, part, db.database.assign)
-		if err != nil && k == refused {
-			if len(part) > 1 {
-				return false
-			}
-			db.accuse(part[0].User)
-		}
-		for _, a := range part {
-			m, ok := found[a.User]
-			row := answer[director.Mapping]{value: m, err: err}
+		for _, q := range part {
+			m, ok := found[q.ask]
 			if !ok && err == nil {
-				row.err = fmt.Errorf("%w: %s: the row that was written for %q is another user's; the column username must tell all names apart", director.ErrUnavailable, db.name, a.User)
-				db.complain(row.err)
+				q.finish(m, director.ErrNoMapping)
+			} else {
+				q.finish(m, err)
 			}
-			rows[a.User] = row
 		}
 		return true
 	})
-	answers := make([]answer[director.Mapping], len(batch))
-	for i, a := range batch {
-		answers[i] = rows[a.User]
-	}
-	return answers
 }
 
-// bisect lets do handle the batch, and each half of it where do says no.
+// assignBatch answers a batch of Assign. Users who are in the way of the others are sought out by halves: those whom the
+// database refuses, and those whose rows are locked, which are waited for in statements of their own.
+func (db *DB) assignBatch(batch []*assigning) {
+	slices.SortStableFunc(batch, func(a, b *assigning) int { return strings.Compare(a.ask.User, b.ask.User) })
+	bisect(batch, func(part []*assigning) bool { return db.assignUsers(part, true) })
+}
+
+// assignUsers writes assignments in one statement; they are sorted by user. Of several of one user the first is carried out; the
+// others get the row that it leads to, as if they had come second. It reports false, and has answered nobody, if the batch should be
+// tried in halves.
+func (db *DB) assignUsers(batch []*assigning, impatient bool) bool {
+	unique := make([]director.Assignment, 0, len(batch))
+	for _, q := range batch {
+		if len(unique) == 0 || unique[len(unique)-1].User != q.ask.User {
+			unique = append(unique, q.ask)
+		}
+	}
+	found, k, err := attempt(db, func(ctx context.Context) (map[string]director.Mapping, error) {
+		return db.database.assign(ctx, unique, impatient)
+	})
+	if k == refused || k == locked {
+		if len(unique) > 1 {
+			return false
+		}
+		db.accuse(unique[0].User)
+	}
+	for _, q := range batch {
+		m, ok := found[q.ask.User]
+		switch {
+		case k == locked && impatient:
+			db.suspects.add(q)
+		case !ok && err == nil:
+			err := fmt.Errorf("%w: %s: the row that was written for %q is another user's; the column username must tell all names apart", director.ErrUnavailable, db.name, q.ask.User)
+			db.complain(err)
+			q.finish(m, err)
+		default:
+			q.finish(m, err)
+		}
+	}
+	return true
+}
+
+// bisect lets do handle the batch, and each half of it where do says no. Do must not say no to a batch of one.
 func bisect[T any](batch []T, do func([]T) bool) {
 	if len(batch) == 0 || do(batch) {
 		return
@@ -232,13 +270,13 @@ func bisect[T any](batch []T, do func([]T) bool) {
 
 // attempt runs a statement within its limit. It repeats it some times when statements were in each other's way.
 // Connections that are found dead are replaced below, by database/sql.
-func attempt[T any](db *DB, batch []T, statement func(context.Context, []T) (map[string]director.Mapping, error)) (map[string]director.Mapping, kind, error) {
+func attempt(db *DB, statement func(context.Context) (map[string]director.Mapping, error)) (map[string]director.Mapping, kind, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), statementLimit)
 	defer cancel()
 	for try := 0; ; try++ {
-		found, err := statement(ctx, batch)
+		found, err := statement(ctx)
 		if err == nil {
-			return found, 0, nil
+			return found, none, nil
 		}
 		k, explained := db.database.explain(err)
 		switch {
@@ -248,6 +286,8 @@ func attempt[T any](db *DB, batch []T, statement func(context.Context, []T) (map
 			return nil, k, fmt.Errorf("%w: %w", director.ErrUserRefused, explained)
 		case k == broken && ctx.Err() == nil:
 			db.down(explained)
+		case k == locked:
+			return nil, k, fmt.Errorf("%w: %s: %w", director.ErrUnavailable, db.name, explained)
 		case k == faulty:
 			db.complain(explained)
 		}
@@ -298,8 +338,9 @@ func (db *DB) accuse(user string) {
 	}
 }
 
-// flush writes the touches that have gathered. On failure they are kept, unless newer ones took their place.
-func (db *DB) flush(ctx context.Context) error {
+// flush writes the touches that have gathered, and rests after each statement for rest times as long as it took. On failure they are
+// kept, unless newer ones took their place.
+func (db *DB) flush(ctx context.Context, rest time.Duration) error {
 	db.mu.Lock()
 	gathered := db.touches
 	db.touches = map[string]string{}
@@ -309,11 +350,13 @@ func (db *DB) flush(ctx context.Context) error {
 		touches = append(touches, touch{user, backend})
 	}
 	slices.SortFunc(touches, func(a, b touch) int { return strings.Compare(a.user, b.user) })
-	for part := range slices.Chunk(touches, batchLimit) {
+	for part := range slices.Chunk(touches, touchBatch) {
+		begun := time.Now()
 		limit, cancel := context.WithTimeout(ctx, statementLimit)
 		err := db.database.touch(limit, part)
 		cancel()
 		if err == nil {
+			pause(ctx, rest*time.Since(begun))
 			continue
 		}
 		k, err := db.database.explain(err)
@@ -333,6 +376,19 @@ func (db *DB) flush(ctx context.Context) error {
 		return fmt.Errorf("%s: writing last_ts: %w", db.name, err)
 	}
 	return nil
+}
+
+// pause waits for a time, or until ctx ends.
+func pause(ctx context.Context, length time.Duration) {
+	if length <= 0 {
+		return
+	}
+	timer := time.NewTimer(length)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 // errNotAsked is the state before the first probe.

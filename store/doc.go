@@ -4,7 +4,8 @@
 //
 // Every Get is answered by a read that began after it was called: there is no cache. Every Assign is a compare-and-set
 // that ends with the row that is true, whoever won. Lookups are batched naturally: while a statement is in flight, those
-// that come wait together and share the next one, so that a storm costs few statements and a single lookup no delay.
+// that come wait together and share the next one, so that a storm costs few statements and a single lookup no delay. Neither
+// takes longer than 1.2 s.
 //
 // The table mailbox_username_backend is used as it is, with a foreign key or without, owned by anybody, with SELECT,
 // INSERT and UPDATE on it. Nothing is created but by Migrate.
@@ -17,11 +18,19 @@
 // While the store is down, calls fail at once with director.ErrUnavailable, and a probe tries to reach it with growing
 // pauses of at most 5 s. It starts down and is probed at once.
 //
-// # Users whom the database refuses
+// # Users who are in the way of others
 //
 // A user without a mailbox (foreign key), or whose name the database's encoding cannot hold, makes the whole statement
 // fail. The batch is halved until the culprit stands alone; it gets director.ErrUserRefused, the others get their
-// answer. For a minute its assignments go in statements of their own.
+// answer. A user whose row somebody else has locked makes the statement wait; after a tenth of a second it is given up, the user
+// is found in the same way, and waited for alone. For a minute the assignments of such users go in statements of their own.
+//
+// last_ts is written in the background, in statements of a few users with rests between them, and passes over locked rows.
+//
+// # Poolers
+//
+// Nothing depends on the state of a session but prepared statements, and those are done without as soon as a pooler turns out
+// not to keep them.
 //
 // # What is authoritative
 //

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	director "github.com/k-web-s/go-dovecot-director"
@@ -20,6 +21,9 @@ const (
 
 // health is whether the store can be asked.
 type health struct {
+	// failure is the error of a call that cannot be made now, nil while up. All lookups read it.
+	failure atomic.Pointer[error]
+
 	mu       sync.Mutex
 	cause    error // nil while up
 	since    time.Time
@@ -29,18 +33,17 @@ type health struct {
 
 func (h *health) init() {
 	h.wake = make(chan struct{}, 1)
-	h.cause, h.since = errNotAsked, time.Now()
+	h.since = time.Now()
+	h.set(errNotAsked)
 	h.doubt()
 }
 
 // err is the error of a call that cannot be made now.
 func (h *health) err() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.cause == nil {
-		return nil
+	if failure := h.failure.Load(); failure != nil {
+		return *failure
 	}
-	return fmt.Errorf("%w: %w", director.ErrUnavailable, h.cause)
+	return nil
 }
 
 // doubt asks for a probe.
@@ -62,6 +65,12 @@ func (h *health) set(cause error) (changed bool, lasted time.Duration) {
 		h.since = time.Now()
 	}
 	h.cause = cause
+	if cause == nil {
+		h.failure.Store(nil)
+	} else {
+		failure := fmt.Errorf("%w: %w", director.ErrUnavailable, cause)
+		h.failure.Store(&failure)
+	}
 	h.answered = h.answered || cause == nil
 	return changed, lasted
 }
@@ -101,7 +110,7 @@ func (db *DB) Run(ctx context.Context) error {
 
 // recover probes until the store answers or ctx ends.
 func (db *DB) recover(ctx context.Context) {
-	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+	for wait := firstPause; ; wait = min(2*wait, maxPause) {
 		limit, cancel := context.WithTimeout(ctx, statementLimit)
 		err := db.database.probe(limit)
 		cancel()
@@ -116,12 +125,9 @@ func (db *DB) recover(ctx context.Context) {
 		}
 		_, err = db.database.explain(err)
 		db.down(err)
-		timer := time.NewTimer(pause/2 + rand.N(pause))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		pause(ctx, wait/2+rand.N(wait))
+		if ctx.Err() != nil {
 			return
-		case <-timer.C:
 		}
 	}
 }
@@ -146,7 +152,7 @@ func (db *DB) flushAll(ctx context.Context) {
 			if db.health.err() != nil {
 				continue
 			}
-			if err := db.flush(ctx); err != nil && ctx.Err() == nil {
+			if err := db.flush(ctx, touchRest); err != nil && ctx.Err() == nil {
 				db.log.Warn("last_ts could not be written; it is tried again", "error", err)
 			}
 		case <-ctx.Done():
@@ -155,7 +161,7 @@ func (db *DB) flushAll(ctx context.Context) {
 			}
 			limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushLimit)
 			defer cancel()
-			if err := db.flush(limit); err != nil {
+			if err := db.flush(limit, 0); err != nil {
 				db.log.Warn("some last_ts are lost", "error", err)
 			}
 			return

@@ -25,6 +25,9 @@ type Config struct {
 // Open returns the store. It does not connect: Run does, and until then the store is down. The error says what is wrong
 // with the configuration; it never shows the password.
 func Open(c Config) (*DB, error) {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
 	if path, ok := strings.CutPrefix(c.URL, "sqlite:"); ok {
 		return openSQLite(path, c.Logger)
 	}

@@ -16,8 +16,11 @@ import (
 )
 
 const (
+	// assignLanes is how many batches are written at once: each waits for the disk, and the server writes the commits of several
+	// at once.
+	assignLanes = 4
 	// maxConnections is how many connections a replica holds at most: what its lanes, touches and probes need at once.
-	maxConnections = 8
+	maxConnections = readLanes + assignLanes + suspectLanes + 2
 	// connectLimit is how long connecting to one address may take.
 	connectLimit = time.Second
 	// silenceLimit is how long a server may be silent within a statement. A cancelled context alone does not end a read
@@ -31,6 +34,8 @@ type postgres struct {
 	db *sqlx.DB
 	// patient is for what may take longer than a lookup.
 	patient *sqlx.DB
+	// What is asked all the time.
+	reading, assigning, touching *statement
 }
 
 func openPostgres(c Config) (*DB, error) {
@@ -45,8 +50,12 @@ func openPostgres(c Config) (*DB, error) {
 	if p.patient, err = pool(config, countLimit, 1); err != nil {
 		return nil, err
 	}
+	preparing := &preparing{log: c.Logger}
+	p.reading = &statement{db: p.db, text: readPostgres, preparing: preparing}
+	p.assigning = &statement{db: p.db, text: assignPostgres, preparing: preparing}
+	p.touching = &statement{db: p.db, text: touchPostgres, preparing: preparing}
 	name := fmt.Sprintf("PostgreSQL at %s, database %s", net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port))), config.Database)
-	return newDB(p, name, 2, batchLimit, c.Logger), nil
+	return newDB(p, name, assignLanes, batchLimit, c.Logger), nil
 }
 
 // postgresConfig makes lib/pq's configuration.
@@ -138,50 +147,71 @@ type row struct {
 	Age               float64
 }
 
-func mappings(rows []row) map[string]director.Mapping {
-	found := make(map[string]director.Mapping, len(rows))
-	for _, r := range rows {
-		found[r.Username] = director.Mapping{Backend: r.Backend, Age: max(0, time.Duration(r.Age*float64(time.Second)))}
+func (r row) mapping() director.Mapping {
+	return director.Mapping{Backend: r.Backend, Age: max(0, time.Duration(r.Age*float64(time.Second)))}
+}
+
+// mappings reads and closes rows, of which there are about so many.
+func mappings(rows *sql.Rows, about int) (map[string]director.Mapping, error) {
+	defer rows.Close()
+	found := make(map[string]director.Mapping, about)
+	for rows.Next() {
+		var r row
+		if err := rows.Scan(&r.Username, &r.Backend, &r.Age); err != nil {
+			return nil, err
+		}
+		found[r.Username] = r.mapping()
 	}
-	return found
+	return found, rows.Err()
 }
 
 const readPostgres = `
-SELECT username, backend, extract(epoch FROM now() - last_ts)::float8 AS age
+SELECT username, backend, date_part('epoch', now() - last_ts) AS age
 FROM mailbox_username_backend WHERE username = ANY ($1::varchar[])`
 
 func (p *postgres) read(ctx context.Context, users []string) (map[string]director.Mapping, error) {
-	var rows []row
-	if err := p.db.SelectContext(ctx, &rows, readPostgres, pq.StringArray(users)); err != nil {
+	rows, err := p.reading.query(ctx, pq.StringArray(users))
+	if err != nil {
 		return nil, err
 	}
-	return mappings(rows), nil
+	return mappings(rows, len(users))
 }
 
 // assignPostgres is the compare-and-set of many users. Where a row is there and holds something else than expected it
 // is written as it is, which makes RETURNING tell the winner's row in the same round trip; that happens in races only.
-// Rows are locked in the order of names.
+// Rows are locked in the order of names. How long it waits for one lock is set for this transaction only, which is as long as
+// the statement, before the first row is written.
 const assignPostgres = `
-WITH input AS (
-	SELECT * FROM unnest($1::varchar[], $2::varchar[], $3::varchar[]) AS input (username, was, becomes)
+WITH patience AS MATERIALIZED (
+	SELECT set_config('lock_timeout', $4, true)
+), input AS (
+	SELECT username, was, becomes FROM unnest($1::varchar[], $2::varchar[], $3::varchar[]) AS input (username, was, becomes), patience
 )
 INSERT INTO mailbox_username_backend AS m (username, backend, last_ts)
 SELECT username, becomes, now() FROM input ORDER BY username
 ON CONFLICT (username) DO UPDATE SET
 	backend = CASE WHEN m.backend = (SELECT was FROM input WHERE input.username = m.username) THEN excluded.backend ELSE m.backend END,
 	last_ts = CASE WHEN m.backend = (SELECT was FROM input WHERE input.username = m.username) THEN excluded.last_ts ELSE m.last_ts END
-RETURNING username, backend, extract(epoch FROM now() - last_ts)::float8 AS age`
+RETURNING username, backend, date_part('epoch', now() - last_ts) AS age`
 
-func (p *postgres) assign(ctx context.Context, batch []director.Assignment) (map[string]director.Mapping, error) {
+// lockPatience is how long an impatient statement waits for a lock: longer than other replicas' statements take, and short
+// enough for the users who wait for the same statement.
+const lockPatience = "100ms"
+
+func (p *postgres) assign(ctx context.Context, batch []director.Assignment, impatient bool) (map[string]director.Mapping, error) {
 	users, was, becomes := make(pq.StringArray, len(batch)), make(pq.StringArray, len(batch)), make(pq.StringArray, len(batch))
 	for i, a := range batch {
 		users[i], was[i], becomes[i] = a.User, a.Was, a.Becomes
 	}
-	var rows []row
-	if err := p.db.SelectContext(ctx, &rows, assignPostgres, users, was, becomes); err != nil {
+	patience := "0" // no limit but the statement's
+	if impatient {
+		patience = lockPatience
+	}
+	rows, err := p.assigning.query(ctx, users, was, becomes, patience)
+	if err != nil {
 		return nil, err
 	}
-	return mappings(rows), nil
+	return mappings(rows, len(batch))
 }
 
 // touchPostgres leaves rows alone that somebody else has locked: last_ts is not worth waiting.
@@ -199,8 +229,11 @@ func (p *postgres) touch(ctx context.Context, touches []touch) error {
 	for i, t := range touches {
 		users[i], backends[i] = t.user, t.backend
 	}
-	_, err := p.db.ExecContext(ctx, touchPostgres, users, backends)
-	return err
+	rows, err := p.touching.query(ctx, users, backends)
+	if err != nil {
+		return err
+	}
+	return rows.Close()
 }
 
 func (p *postgres) counts(ctx context.Context) (map[string]int, error) {
@@ -269,7 +302,7 @@ func (p *postgres) migrate(ctx context.Context) ([]string, error) {
 
 func (p *postgres) explainStatement(ctx context.Context, statement string) error {
 	none := pq.StringArray{}
-	args := map[string][]any{readPostgres: {none}, assignPostgres: {none, none, none}, touchPostgres: {none, none}}
+	args := map[string][]any{readPostgres: {none}, assignPostgres: {none, none, none, "0"}, touchPostgres: {none, none}}
 	_, err := p.patient.ExecContext(ctx, "EXPLAIN "+statement, args[statement]...)
 	return err
 }
@@ -279,7 +312,7 @@ func (p *postgres) explain(err error) (kind, error) {
 	e, ok := errors.AsType[*pq.Error](err)
 	if !ok {
 		if errors.Is(err, context.DeadlineExceeded) || isTimeout(err) {
-			return slow, errors.New("it does not answer in time")
+			return slow, errTooLong
 		}
 		return broken, err
 	}
@@ -288,8 +321,10 @@ func (p *postgres) explain(err error) (kind, error) {
 		return retry, err
 	case pqerror.ForeignKeyViolation, pqerror.CheckViolation:
 		return refused, err
-	case pqerror.QueryCanceled, pqerror.LockNotAvailable:
-		return slow, errors.New("it does not answer in time")
+	case pqerror.QueryCanceled:
+		return slow, errTooLong
+	case pqerror.LockNotAvailable:
+		return locked, errors.New("somebody else has locked the user's row")
 	case pqerror.UndefinedTable:
 		return faulty, errors.New("the table mailbox_username_backend is missing: run 'go-dovecot-director migrate', or look at the search_path")
 	case pqerror.InsufficientPrivilege:

@@ -388,6 +388,70 @@ func TestALockedTableIsWaitedForALittle(t *testing.T) {
 	})
 }
 
+// TestALockedRowIsNotEverybodys lets another session lock a user's row while many log in. The others must be answered
+// while it is locked, and the user once it is not.
+func TestALockedRowIsNotEverybodys(t *testing.T) {
+	const users = 200
+	u := migrated(t, server)
+	pgtest.Exec(t, u, `INSERT INTO mailbox_username_backend SELECT 'user-' || n, 'lost', now() FROM generate_series(0, 199) AS n`)
+	db := open(t, store.Config{URL: u})
+	session, err := sql.Open("postgres", u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	tx, err := session.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(`SELECT FROM mailbox_username_backend WHERE username = 'user-77' FOR UPDATE`); err != nil {
+		t.Fatal(err)
+	}
+	move := func(n int, was, becomes string) error {
+		m, err := db.Assign(t.Context(), director.Assignment{User: fmt.Sprintf("user-%d", n), Was: was, Becomes: becomes})
+		if err == nil && m.Backend != becomes {
+			t.Errorf("user-%d is on %q, want %q", n, m.Backend, becomes)
+		}
+		return err
+	}
+	for _, step := range []struct{ was, becomes string }{{"lost", "b"}, {"b", "c"}} { // the second time it is known who is in the way
+		var wg sync.WaitGroup
+		for n := range users {
+			wg.Go(func() {
+				switch err := move(n, step.was, step.becomes); {
+				case n == 77 && !errors.Is(err, director.ErrUnavailable):
+					t.Errorf("the user whose row is locked: %v", err)
+				case n != 77 && err != nil:
+					t.Errorf("user-%d waits for another one: %v", n, err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := move(77, "lost", "c"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTheTableIsChangedUnderPreparedStatements changes what the prepared statements return.
+func TestTheTableIsChangedUnderPreparedStatements(t *testing.T) {
+	u := migrated(t, server)
+	db := open(t, store.Config{URL: u})
+	for i, change := range []string{`SELECT`, `ALTER TABLE mailbox_username_backend ALTER backend TYPE text`, `ALTER TABLE mailbox_username_backend ALTER username TYPE text`} {
+		pgtest.Exec(t, u, change)
+		was, becomes := fmt.Sprint("b", i-1), fmt.Sprint("b", i)
+		if m, err := db.Assign(t.Context(), director.Assignment{User: "ada", Was: was, Becomes: becomes}); err != nil || m.Backend != becomes {
+			t.Errorf("after %s: assigned %q, %v", change, m.Backend, err)
+		}
+		if m, err := db.Get(t.Context(), "ada"); err != nil || m.Backend != becomes {
+			t.Errorf("after %s: read %q, %v", change, m.Backend, err)
+		}
+	}
+}
+
 // hold takes the advisory lock that wait waits for, and returns how to let go of it.
 func hold(t *testing.T, u string) (release func()) {
 	t.Helper()

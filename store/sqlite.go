@@ -51,17 +51,17 @@ func (s *sqliteDB) read(ctx context.Context, users []string) (map[string]directo
 	if err != nil {
 		return nil, err
 	}
-	var rows []row
-	err = s.db.SelectContext(ctx, &rows, `
+	rows, err := s.db.QueryxContext(ctx, `
 		SELECT username, backend, (`+sqliteNow+` - last_ts) / 1000.0 AS age
 		FROM mailbox_username_backend WHERE username IN (SELECT value FROM json_each(?))`, string(list))
 	if err != nil {
 		return nil, err
 	}
-	return mappings(rows), nil
+	return mappings(rows.Rows, len(users))
 }
 
-func (s *sqliteDB) assign(ctx context.Context, batch []director.Assignment) (map[string]director.Mapping, error) {
+// assign waits for nobody: a file has one writer.
+func (s *sqliteDB) assign(ctx context.Context, batch []director.Assignment, _ bool) (map[string]director.Mapping, error) {
 	s.write.Lock()
 	defer s.write.Unlock()
 	tx, err := s.db.BeginTxx(ctx, nil)
@@ -69,9 +69,10 @@ func (s *sqliteDB) assign(ctx context.Context, batch []director.Assignment) (map
 		return nil, err
 	}
 	defer tx.Rollback()
-	rows := make([]row, len(batch))
-	for i, a := range batch {
-		err := tx.GetContext(ctx, &rows[i], `
+	assigned := make(map[string]director.Mapping, len(batch))
+	for _, a := range batch {
+		var r row
+		err := tx.GetContext(ctx, &r, `
 			INSERT INTO mailbox_username_backend AS m (username, backend, last_ts) VALUES (?1, ?3, `+sqliteNow+`)
 			ON CONFLICT (username) DO UPDATE SET
 				backend = CASE WHEN m.backend = ?2 THEN excluded.backend ELSE m.backend END,
@@ -80,8 +81,9 @@ func (s *sqliteDB) assign(ctx context.Context, batch []director.Assignment) (map
 		if err != nil {
 			return nil, err
 		}
+		assigned[r.Username] = r.mapping()
 	}
-	return mappings(rows), tx.Commit()
+	return assigned, tx.Commit()
 }
 
 func (s *sqliteDB) touch(ctx context.Context, touches []touch) error {
@@ -147,7 +149,7 @@ func (s *sqliteDB) migrate(ctx context.Context) ([]string, error) {
 // explain turns an error into one for operators.
 func (s *sqliteDB) explain(err error) (kind, error) {
 	if errors.Is(err, context.DeadlineExceeded) {
-		return slow, errors.New("it does not answer in time")
+		return slow, errTooLong
 	}
 	e, ok := errors.AsType[*sqlite.Error](err)
 	if !ok {
@@ -159,7 +161,7 @@ func (s *sqliteDB) explain(err error) (kind, error) {
 	case sqlitelib.SQLITE_BUSY, sqlitelib.SQLITE_LOCKED:
 		return slow, errors.New("the file is locked by another program")
 	case sqlitelib.SQLITE_INTERRUPT:
-		return slow, errors.New("it does not answer in time")
+		return slow, errTooLong
 	case sqlitelib.SQLITE_CANTOPEN:
 		if _, statErr := os.Stat(s.path); errors.Is(statErr, fs.ErrNotExist) {
 			return broken, fmt.Errorf("the file is missing: run 'go-dovecot-director migrate --database-url sqlite:%s'; the folder %s must be there", s.path, filepath.Dir(s.path))

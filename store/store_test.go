@@ -14,6 +14,7 @@ import (
 	"github.com/k-web-s/go-dovecot-director/store"
 	"github.com/k-web-s/go-dovecot-director/store/pgtest"
 	"github.com/k-web-s/go-dovecot-director/store/storetest"
+	"github.com/lib/pq"
 	"go.uber.org/goleak"
 )
 
@@ -100,23 +101,31 @@ func migrate(t *testing.T, url string) []string {
 	return report
 }
 
-func TestPostgres(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) storetest.Bench {
+// postgresBench makes benches of databases of their own. Stores are opened by the URL that through makes.
+func postgresBench(through func(string) string) func(*testing.T) storetest.Bench {
+	return func(t *testing.T) storetest.Bench {
 		url := migrated(t, server)
 		return storetest.Bench{
-			Open: func(t *testing.T) storetest.Store { return open(t, store.Config{URL: url}) },
-			Insert: func(t *testing.T, user, backend string, ago time.Duration) {
-				pgtest.Exec(t, url, `INSERT INTO mailbox_username_backend VALUES ($1, $2, now() - $3 * interval '1 second')`, user, backend, ago.Seconds())
+			Open: func(t *testing.T) storetest.Store { return open(t, store.Config{URL: through(url)}) },
+			Insert: func(t *testing.T, backend string, ago time.Duration, users ...string) {
+				pgtest.Exec(t, url, `INSERT INTO mailbox_username_backend SELECT unnest($1::varchar[]), $2, now() - $3 * interval '1 second'`, pq.StringArray(users), backend, ago.Seconds())
 			},
 			Mailboxes: func(t *testing.T, users ...string) {
 				pgtest.Exec(t, url, `CREATE TABLE mailbox (username varchar(255) PRIMARY KEY)`)
-				for _, user := range users {
-					pgtest.Exec(t, url, `INSERT INTO mailbox VALUES ($1)`, user)
-				}
+				pgtest.Exec(t, url, `INSERT INTO mailbox SELECT unnest($1::varchar[])`, pq.StringArray(users))
 				pgtest.Exec(t, url, `ALTER TABLE mailbox_username_backend ADD FOREIGN KEY (username) REFERENCES mailbox (username) ON DELETE CASCADE`)
 			},
 		}
-	})
+	}
+}
+
+func TestPostgres(t *testing.T) {
+	storetest.Run(t, postgresBench(func(url string) string { return url }))
+}
+
+// TestPooler runs the suite through a PgBouncer that keeps no prepared statements.
+func TestPooler(t *testing.T) {
+	storetest.Run(t, postgresBench(server.Pooler(t)))
 }
 
 func TestSQLite(t *testing.T) {
@@ -142,8 +151,10 @@ func TestSQLite(t *testing.T) {
 				once.Do(func() { db = open(t, store.Config{URL: "sqlite:" + path}) })
 				return db
 			},
-			Insert: func(t *testing.T, user, backend string, ago time.Duration) {
-				exec(t, `INSERT INTO mailbox_username_backend VALUES (?, ?, ?)`, user, backend, time.Now().Add(-ago).UnixMilli())
+			Insert: func(t *testing.T, backend string, ago time.Duration, users ...string) {
+				for _, user := range users {
+					exec(t, `INSERT INTO mailbox_username_backend VALUES (?, ?, ?)`, user, backend, time.Now().Add(-ago).UnixMilli())
+				}
 			},
 			Mailboxes: func(t *testing.T, users ...string) {
 				exec(t, `DROP TABLE mailbox_username_backend`)

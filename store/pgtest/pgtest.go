@@ -30,6 +30,7 @@ const startLimit = time.Minute
 // Server is a PostgreSQL server. Its methods are for one goroutine, but for Database.
 type Server struct {
 	dir, bin   string
+	settings   []string
 	port       int
 	credential *syscall.Credential
 	log        bytes.Buffer
@@ -53,13 +54,14 @@ func Start(tb testing.TB) *Server {
 	return s
 }
 
-// New starts a server. Close stops it and removes its files.
-func New() (*Server, error) {
+// New starts a server with settings (name=value) that differ from those for tests, which give up durability. Close stops it
+// and removes its files.
+func New(settings ...string) (*Server, error) {
 	bin, err := binaries()
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{bin: bin}
+	s := &Server{bin: bin, settings: append([]string{"listen_addresses=127.0.0.1", "max_connections=300", "fsync=off", "shared_buffers=64MB"}, settings...)}
 	if os.Geteuid() == 0 {
 		if s.credential, err = unprivileged(); err != nil {
 			return nil, err
@@ -132,8 +134,11 @@ func freePort() (int, error) {
 
 // start starts the server and waits until it answers.
 func (s *Server) start() error {
-	cmd := exec.Command(filepath.Join(s.bin, "postgres"), "-D", s.data(), "-k", s.dir, "-p", strconv.Itoa(s.port),
-		"-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=300", "-c", "shared_buffers=64MB")
+	arguments := []string{"-D", s.data(), "-k", s.dir, "-p", strconv.Itoa(s.port)}
+	for _, setting := range s.settings {
+		arguments = append(arguments, "-c", setting)
+	}
+	cmd := exec.Command(filepath.Join(s.bin, "postgres"), arguments...)
 	cmd.Dir = s.dir
 	cmd.Stdout, cmd.Stderr = &s.log, &s.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.credential, Pdeathsig: syscall.SIGKILL}
@@ -188,6 +193,9 @@ func (s *Server) URL(database string) string {
 	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", s.port, database)
 }
 
+// Bin is the folder of PostgreSQL's programs.
+func (s *Server) Bin() string { return s.bin }
+
 // Addr is the server's host and port.
 func (s *Server) Addr() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
 
@@ -241,15 +249,23 @@ func (s *Server) signal(signal syscall.Signal, wait bool) {
 	}
 }
 
-// signalAll signals the server and its children, which are sessions.
+// signalAll signals all processes of the server.
 func (s *Server) signalAll(signal syscall.Signal) {
+	for _, pid := range s.Processes() {
+		_ = syscall.Kill(pid, signal)
+	}
+}
+
+// Processes returns the IDs of the server's process and of its children, which are sessions and workers.
+func (s *Server) Processes() []int {
+	all := []int{s.process.Pid}
 	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", s.process.Pid, s.process.Pid))
-	s.signal(signal, false)
 	for field := range bytes.FieldsSeq(children) {
 		if pid, err := strconv.Atoi(string(field)); err == nil {
-			_ = syscall.Kill(pid, signal)
+			all = append(all, pid)
 		}
 	}
+	return all
 }
 
 // Close stops the server and removes its files.

@@ -24,8 +24,8 @@ type Store interface {
 type Bench struct {
 	// Open opens another handle on the same rows, as another replica does.
 	Open func(t *testing.T) Store
-	// Insert writes a row that was touched some time ago.
-	Insert func(t *testing.T, user, backend string, ago time.Duration)
+	// Insert writes rows that were touched some time ago.
+	Insert func(t *testing.T, backend string, ago time.Duration, users ...string)
 	// Mailboxes makes the table refuse all users but these from now on.
 	Mailboxes func(t *testing.T, users ...string)
 }
@@ -100,7 +100,7 @@ func compareAndSet(t *testing.T, b Bench) {
 	} {
 		user := fmt.Sprintf("user-%d", i)
 		if tc.row != "" {
-			b.Insert(t, user, tc.row, time.Hour)
+			b.Insert(t, tc.row, time.Hour, user)
 		}
 		if got := assign(t, s, user, tc.was, tc.becomes); got != tc.want {
 			t.Errorf("row %q, was %q, becomes %q: got %q, want %q", tc.row, tc.was, tc.becomes, got, tc.want)
@@ -117,8 +117,8 @@ func compareAndSet(t *testing.T, b Bench) {
 
 func age(t *testing.T, b Bench) {
 	s := b.Open(t)
-	b.Insert(t, "old", "backend-0", time.Hour)
-	b.Insert(t, "ahead", "backend-0", -time.Hour)
+	b.Insert(t, "backend-0", time.Hour, "old")
+	b.Insert(t, "backend-0", -time.Hour, "ahead")
 	assign(t, s, "new", "", "backend-0")
 	for user, want := range map[string][2]time.Duration{"old": {time.Hour, time.Hour + time.Minute}, "ahead": {0, 0}, "new": {0, time.Minute}} {
 		m, err := s.Get(t.Context(), user)
@@ -130,8 +130,8 @@ func age(t *testing.T, b Bench) {
 
 func touches(t *testing.T, b Bench) {
 	s := b.Open(t)
-	b.Insert(t, "ada", "backend-0", time.Hour)
-	b.Insert(t, "moved", "backend-1", time.Hour)
+	b.Insert(t, "backend-0", time.Hour, "ada")
+	b.Insert(t, "backend-1", time.Hour, "moved")
 	s.Touch("ada", "backend-0")
 	s.Touch("moved", "backend-0")
 	s.Touch("nobody", "backend-0")
@@ -221,9 +221,11 @@ func race(t *testing.T, b Bench) {
 
 func moves(t *testing.T, b Bench) {
 	const writers, users = 8, 200
-	for u := range users {
-		b.Insert(t, fmt.Sprintf("user-%d", u), "lost", time.Hour)
+	lost := make([]string, users)
+	for u := range lost {
+		lost[u] = fmt.Sprintf("user-%d", u)
 	}
+	b.Insert(t, "lost", time.Hour, lost...)
 	var mu sync.Mutex
 	told := map[string]map[string]bool{}
 	var wg sync.WaitGroup
