@@ -8,7 +8,7 @@
 // string with the reason, the one form that Dovecot 2.3 and 2.4 both accept (2.3 refuses null, 2.4 an object).
 //
 // Every request is answered within 3 s, because a proxy asks through at most 30 auth workers: reading is limited by
-// the connection's deadlines, resolving by the context. The context is trusted: a Resolver returns when it ends.
+// the connection's deadlines, and a Resolver is trusted to return in time.
 //
 // A proxy's auth workers keep their connections for ever. The server closes each politely after some minutes or some
 // thousand requests, and at shutdown, so that new replicas get their share of the traffic.

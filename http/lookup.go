@@ -1,13 +1,14 @@
 package http
 
 import (
+	"bytes"
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"sync"
 	"time"
 
 	director "github.com/k-web-s/go-dovecot-director"
@@ -16,13 +17,13 @@ import (
 const (
 	// maxBody is the longest body of a lookup in bytes.
 	maxBody = 64 << 10
-	// resolveLimit is how long resolving may take; with reading and writing it stays below 3 s.
-	resolveLimit = 2500 * time.Millisecond
+	// keepBuffer is the largest buffer in bytes that is kept for the next request.
+	keepBuffer = 4 << 10
 	// logEvery is how often a fault of one kind is logged.
 	logEvery = time.Minute
 )
 
-// Resolver resolves lookups. Resolve returns soon after ctx ends. Its error is a *director.InvalidUserError, or a fault of
+// Resolver resolves lookups. Resolve returns within 3 s; ctx ends when the client leaves. Its error is a *director.InvalidUserError, or a fault of
 // the program.
 type Resolver interface {
 	Resolve(ctx context.Context, r director.Request) (director.Answer, error)
@@ -32,28 +33,22 @@ type Resolver interface {
 type Lookups struct {
 	resolver Resolver
 	log      *limitedLog
-	mux      *http.ServeMux
+	buffers  sync.Pool // of *bytes.Buffer: a request's body, and then its answer
 }
+
+// The paths of the lookup API.
+const (
+	passdbPath = "/auth_passdb_lookup"
+	userdbPath = "/auth_userdb_lookup"
+)
 
 // NewLookups returns the lookup API in front of resolver. A nil log discards.
 func NewLookups(resolver Resolver, log *slog.Logger) *Lookups {
-	l := &Lookups{resolver: resolver, log: newLimitedLog(log, logEvery), mux: http.NewServeMux()}
-	l.mux.HandleFunc("POST /auth_passdb_lookup", func(w http.ResponseWriter, r *http.Request) {
-		l.lookup(w, r, false, codePassdbUserUnknown)
-	})
-	l.mux.HandleFunc("POST /auth_userdb_lookup", func(w http.ResponseWriter, r *http.Request) {
-		l.lookup(w, r, true, codeUserdbUserUnknown)
-	})
-	for _, path := range []string{"/auth_passdb_lookup", "/auth_userdb_lookup"} {
-		l.mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Allow", http.MethodPost)
-			fail(w, http.StatusMethodNotAllowed, codeInternalFailure, "lookups are made with POST")
-		})
+	return &Lookups{
+		resolver: resolver,
+		log:      newLimitedLog(log, logEvery),
+		buffers:  sync.Pool{New: func() any { return new(bytes.Buffer) }},
 	}
-	l.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		fail(w, http.StatusNotFound, codeInternalFailure, "no such path; lookups go to /auth_passdb_lookup and /auth_userdb_lookup")
-	})
-	return l
 }
 
 // ServeHTTP answers one request.
@@ -64,12 +59,32 @@ func (l *Lookups) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			fail(w, http.StatusInternalServerError, codeInternalFailure, "internal error")
 		}
 	}()
-	l.mux.ServeHTTP(w, r)
+	readOnly, unknown := false, codePassdbUserUnknown
+	switch r.URL.Path {
+	case passdbPath:
+	case userdbPath:
+		readOnly, unknown = true, codeUserdbUserUnknown
+	default:
+		fail(w, http.StatusNotFound, codeInternalFailure, "no such path; lookups go to "+passdbPath+" and "+userdbPath)
+		return
+	}
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		fail(w, http.StatusMethodNotAllowed, codeInternalFailure, "lookups are made with POST")
+		return
+	}
+	l.lookup(w, r, readOnly, unknown)
 }
 
 func (l *Lookups) lookup(w http.ResponseWriter, r *http.Request, readOnly bool, unknown int) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
+	buffer := l.buffers.Get().(*bytes.Buffer)
+	defer func() {
+		if buffer.Cap() <= keepBuffer {
+			l.buffers.Put(buffer)
+		}
+	}()
+	buffer.Reset()
+	if _, err := buffer.ReadFrom(http.MaxBytesReader(w, r.Body, maxBody)); err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			fail(w, http.StatusRequestEntityTooLarge, codeInternalFailure, "the body is longer than 64 KiB")
 			return
@@ -77,23 +92,22 @@ func (l *Lookups) lookup(w http.ResponseWriter, r *http.Request, readOnly bool, 
 		fail(w, http.StatusBadRequest, codeInternalFailure, "the body cannot be read")
 		return
 	}
-	request, err := decode(body)
+	request, err := decode(buffer.Bytes())
 	if err != nil {
 		l.log.warn("request", "a lookup makes no sense; it gets HTTP 400", "error", err, "client", r.RemoteAddr)
 		fail(w, http.StatusBadRequest, codeInternalFailure, err.Error())
 		return
 	}
 	request.ReadOnly = readOnly
-	ctx, cancel := context.WithTimeout(r.Context(), resolveLimit)
-	defer cancel()
-	answer, err := l.resolver.Resolve(ctx, request)
+	answer, err := l.resolver.Resolve(r.Context(), request)
 	if err != nil {
 		l.refuse(w, r, err)
 		return
 	}
 	switch {
 	case answer.Verb == director.Serve && answer.Addr.IsValid():
-		write(w, http.StatusOK, appendSuccess(make([]byte, 0, 160), answer.Addr, answer.Port))
+		buffer.Reset()
+		write(w, http.StatusOK, appendSuccess(buffer.AvailableBuffer(), answer.Addr, answer.Port))
 	case answer.Verb == director.Hold:
 		fail(w, http.StatusOK, codeInternalFailure, answer.Detail)
 	case answer.Verb == director.Reject:
@@ -125,8 +139,8 @@ func fail(w http.ResponseWriter, status, code int, reason string) {
 }
 
 func write(w http.ResponseWriter, status int, body []byte) {
+	// net/http adds the length of what is written at once.
 	w.Header()["Content-Type"] = contentType
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a proxy that has gone does not want it
 }

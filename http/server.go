@@ -13,12 +13,11 @@ import (
 )
 
 const (
-	// Slow clients are cut off. A lookup's body is small; its answer is ready within resolveLimit of the last byte.
-	headerLimit = 2 * time.Second
-	readLimit   = 3 * time.Second
-	writeLimit  = 6 * time.Second
-	idleLimit   = 5 * time.Minute
-	maxHeader   = 16 << 10
+	// Slow clients are cut off. A lookup is small, and its answer is ready within 3 s of the last byte.
+	readLimit  = 3 * time.Second
+	writeLimit = 6 * time.Second
+	idleLimit  = 5 * time.Minute
+	maxHeader  = 16 << 10
 
 	// A connection is closed after this long, more or less by a fifth so that they do not all come back at once, or
 	// after this many requests.
@@ -43,13 +42,12 @@ func NewServer(handler http.Handler, log *slog.Logger) *Server {
 	}
 	s := &Server{}
 	s.server = http.Server{
-		Handler:           s.limitConnections(handler),
-		ReadHeaderTimeout: headerLimit,
-		ReadTimeout:       readLimit,
-		WriteTimeout:      writeLimit,
-		IdleTimeout:       idleLimit,
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		Handler:        s.limitConnections(handler),
+		ReadTimeout:    readLimit,
+		WriteTimeout:   writeLimit,
+		IdleTimeout:    idleLimit,
+		MaxHeaderBytes: maxHeader,
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
 			return context.WithValue(ctx, connectionKey{}, newConnection(time.Now()))
 		},

@@ -15,10 +15,16 @@ import (
 
 // decode reads the body of a lookup. Fields that are not known, and a service that is no string, are ignored. The error
 // is for the caller: it says what is wrong with the body.
-//
-// encoding/json would put U+FFFD in place of broken UTF-8 and of lone surrogates, and so turn two names into one; both
-// are refused here.
 func decode(body []byte) (director.Request, error) {
+	if r, ok := decodePlain(body); ok {
+		return r, nil
+	}
+	return decodeJSON(body)
+}
+
+// decodeJSON reads any body. encoding/json would put U+FFFD in place of broken UTF-8 and of lone surrogates, and so turn two
+// names into one; both are refused here.
+func decodeJSON(body []byte) (director.Request, error) {
 	if !utf8.Valid(body) {
 		return director.Request{}, errors.New("the body is not valid UTF-8")
 	}
