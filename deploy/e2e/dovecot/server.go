@@ -57,14 +57,18 @@ type Server struct {
 
 	dir      string // temporary, short: it holds unix sockets
 	snippet  string // configuration of a proxy, empty for a backend
+	more     string // further settings of a backend
 	failFast bool   // no artificial delay of failed logins
 	running  *exec.Cmd
 }
 
-// StartBackend starts a backend and stops it when the test ends.
-func StartBackend(tb testing.TB, v Version, name string, addr netip.Addr, ports Ports) *Server {
+// StartBackend starts a backend, with lines of further settings, and stops it when the test ends.
+func StartBackend(tb testing.TB, v Version, name string, addr netip.Addr, ports Ports, settings ...string) *Server {
 	tb.Helper()
-	s := &Server{Name: name, Version: v, Addr: addr, Ports: ports, dir: tempDir(tb), failFast: true}
+	s := &Server{
+		Name: name, Version: v, Addr: addr, Ports: ports,
+		dir: tempDir(tb), more: strings.Join(settings, "\n"), failFast: true,
+	}
 	mailDir := filepath.Join(s.dir, "mail")
 	if err := os.Mkdir(mailDir, 0o755); err != nil {
 		tb.Fatal(err)
@@ -82,27 +86,41 @@ type ProxyConfig struct {
 	DirectorURL string
 	// Script is the Lua script to run, empty for the shipped one.
 	Script string
+	// Snippet is configuration to run instead of the shipped one and its script: a proxy that asks no director of ours.
+	Snippet string
 	// KeepFailureDelay leaves the 2 s by which Dovecot delays failed logins; without it tests are faster.
 	KeepFailureDelay bool
 }
 
-// StartProxy starts a proxy with the shipped configuration and script, and stops it when the test ends. Only the
-// director's URL and the path of the script are filled in.
+// StartProxy starts a proxy with the shipped configuration and script, unless c has others, and stops it when the test
+// ends. Only the director's URL and the path of the script are filled in.
 func StartProxy(tb testing.TB, v Version, addr netip.Addr, c ProxyConfig) *Server {
 	tb.Helper()
 	s := &Server{
 		Name: "proxy-" + string(v), Version: v, Addr: addr, Ports: DefaultPorts,
 		dir: tempDir(tb), failFast: !c.KeepFailureDelay,
 	}
+	s.snippet = filepath.Join(s.dir, "proxy.conf")
+	if c.Snippet != "" {
+		if err := os.WriteFile(s.snippet, []byte(c.Snippet), 0o644); err != nil {
+			tb.Fatal(err)
+		}
+	} else {
+		s.useDirector(tb, c)
+	}
+	s.Start(tb)
+	return s
+}
+
+// useDirector writes the shipped configuration and the script of a proxy.
+func (s *Server) useDirector(tb testing.TB, c ProxyConfig) {
+	tb.Helper()
 	if c.Script == "" {
 		c.Script = Dir("..", "dovecot", "director.lua")
 	}
 	script := filepath.Join(s.dir, "director.lua")
 	fill(tb, c.Script, script, `DIRECTOR_URL = "[^"]*"`, `DIRECTOR_URL = "`+c.DirectorURL+`"`)
-	s.snippet = filepath.Join(s.dir, "proxy.conf")
-	fill(tb, Dir("..", "dovecot", string(v), "proxy.conf"), s.snippet, `/etc/dovecot/director\.lua`, script)
-	s.Start(tb)
-	return s
+	fill(tb, Dir("..", "dovecot", string(s.Version), "proxy.conf"), s.snippet, `/etc/dovecot/director\.lua`, script)
 }
 
 // fill copies a file with every match of pattern replaced; a file without any is a mistake.
@@ -178,7 +196,7 @@ func (s *Server) configure(tb testing.TB, path string) {
 	var out strings.Builder
 	err := template.Must(template.New("").Option("missingkey=error").Parse(text)).Execute(&out, map[string]any{
 		"Dir": s.dir, "Addr": s.Addr, "Ports": s.Ports, "Snippet": s.snippet, "Name": s.Name,
-		"Mailbox": mailboxPrefix + s.Name, "Password": Password, "FailFast": s.failFast,
+		"Mailbox": mailboxPrefix + s.Name, "Password": Password, "FailFast": s.failFast, "More": s.more,
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -253,6 +271,9 @@ func (s *Server) Doveadm(tb testing.TB, arguments ...string) string {
 	}
 	return string(out)
 }
+
+// PID is the process whose descendants are all of the running server.
+func (s *Server) PID() int { return s.running.Process.Pid }
 
 // Log returns everything that the server has logged so far.
 func (s *Server) Log() string {

@@ -2,6 +2,7 @@ package mail
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -49,6 +50,14 @@ func (s *IMAP) Mailboxes() ([]string, error) {
 func (s *IMAP) Noop() error {
 	_, err := s.command("NOOP")
 	return err
+}
+
+// Logout ends the session as a mail program does.
+func (s *IMAP) Logout() error {
+	if _, err := s.command("LOGOUT"); err != nil {
+		return fmt.Errorf("imap logout: %w", errors.Join(err, s.Close()))
+	}
+	return s.Close()
 }
 
 // command sends one command and returns the untagged lines before its tagged reply.

@@ -1,4 +1,5 @@
-// Package program runs the director's program, built with the race detector, which tests can afford.
+// Package program runs the director's program, built with the race detector, which tests can afford, or as it is
+// released.
 package program
 
 import (
@@ -25,16 +26,24 @@ const (
 	stopLimit  = 30 * time.Second
 )
 
-// build builds the program once per test process.
-var build = sync.OnceValues(func() (string, error) {
-	path := dovecot.Dir("..", "..", ".build", "race", "go-dovecot-director")
-	cmd := exec.Command("go", "build", "-race", "-o", path, "./cmd/go-dovecot-director")
+// race and release build the program once per test process.
+var (
+	race    = sync.OnceValues(func() (string, error) { return build("race", "-race") })
+	release = sync.OnceValues(func() (string, error) { return build("release", "-trimpath", "-ldflags=-s -w") })
+)
+
+func build(kind string, flags ...string) (path string, err error) {
+	path = dovecot.Dir("..", "..", ".build", kind, "go-dovecot-director")
+	cmd := exec.Command("go", append(append([]string{"build", "-o", path}, flags...), "./cmd/go-dovecot-director")...)
 	cmd.Dir = dovecot.Dir("..", "..")
+	if kind == "release" {
+		cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0")
+	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%s: %w\n%s", cmd, err, out)
 	}
 	return path, nil
-})
+}
 
 // Director is a running go-dovecot-director. Its methods are for one goroutine at a time, but Ask and Ready are for many.
 type Director struct {
@@ -66,10 +75,25 @@ func (o *output) String() string {
 // race. With a wrapper, that is run with the program's path and arguments after its own; it must exec.
 func Start(tb testing.TB, addr netip.Addr, env, wrapper []string, arguments ...string) *Director {
 	tb.Helper()
-	path, err := build()
+	path, err := race()
 	if err != nil {
 		tb.Fatal(err)
 	}
+	return start(tb, path, addr, env, wrapper, arguments...)
+}
+
+// StartRelease is Start without the race detector and without a wrapper: for measurements.
+func StartRelease(tb testing.TB, addr netip.Addr, arguments ...string) *Director {
+	tb.Helper()
+	path, err := release()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return start(tb, path, addr, nil, nil, arguments...)
+}
+
+func start(tb testing.TB, path string, addr netip.Addr, env, wrapper []string, arguments ...string) *Director {
+	tb.Helper()
 	d := &Director{addr: addr, env: append([]string{}, env...)}
 	d.argv = append(append([]string{}, wrapper...), path, "serve", "--listen", addr.String()+":8080", "--ops-listen", addr.String()+":8081", "--drain-delay", "0s")
 	d.argv = append(d.argv, arguments...)
@@ -92,6 +116,9 @@ func (d *Director) URL() string { return "http://" + d.Addr() }
 
 // Addr is the address and port of the lookup API.
 func (d *Director) Addr() string { return d.addr.String() + ":8080" }
+
+// PID is the running process.
+func (d *Director) PID() int { return d.running.Process.Pid }
 
 // Log is what it has printed so far.
 func (d *Director) Log() string { return d.output.String() }
