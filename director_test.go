@@ -136,6 +136,7 @@ func newBench(t *testing.T, store *memory, change ...func(*director.Config)) *be
 		Users:         director.UserFormat{Name: template(t, "%Lu"), Hash: template(t, "%Lu")},
 		BuildRing:     func(members []director.Member) director.Ring { return fixedRing(members) },
 		TouchInterval: 10 * time.Minute,
+		Remember:      1000,
 		Confirm: func() {
 			b.confirmed++
 			if b.prove {
@@ -277,6 +278,25 @@ func TestARowThatNeverStandsStillIsHeld(t *testing.T) {
 		b.store.put(a.User, fmt.Sprintf("192.0.2.%d", 10+n%2)) // always the address of a backend, to be renamed
 	}
 	b.want("ada", director.Hold, director.Contended, "")
+}
+
+// TestALookupEndsInTime has a store that is as slow as it may be and never the same twice. A proxy's auth worker waits for 3 s.
+func TestALookupEndsInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, newMemory())
+		b.see(backends(3))
+		n := 0
+		b.store.beforeAssign = func(a director.Assignment) {
+			n++
+			time.Sleep(1200 * time.Millisecond)
+			b.store.put(a.User, fmt.Sprintf("192.0.2.%d", 10+n%2))
+		}
+		begun := time.Now()
+		b.want("ada", director.Hold, director.Contended, "")
+		if took := time.Since(begun); took > 3*time.Second {
+			t.Errorf("it took %s", took)
+		}
+	})
 }
 
 func TestOldRowsAreRewrittenToTheName(t *testing.T) {

@@ -3,78 +3,109 @@ package director
 import (
 	"hash/maphash"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // lastKnown remembers, in bounded memory, which backend the store named for which user. It is read only while the
-// store is down. Users are kept as 64-bit hashes under a random seed: two of 100,000 users collide with a probability
-// of one in a thousand million, and nobody outside can make them.
+// store is down, and written by every lookup: so it is a table of small buckets, as processors' caches are, where the oldest entry
+// of a bucket gives way to a new one. An entry takes 16 bytes, and costs one access to memory.
 //
-// It forgets by generations: when the younger half is full, the older half is dropped.
+// Users are kept as 64-bit hashes under a random seed: two of 100,000 users collide with a probability of one in a
+// thousand million, and nobody outside can make them.
 //
 // It is safe for concurrent use.
 type lastKnown struct {
-	seed maphash.Seed
-	half int
-
-	mu         sync.Mutex
-	young, old generation
+	seed    maphash.Seed
+	locks   [64]sync.Mutex // of the buckets, each of every 64th
+	buckets []bucket
+	names   atomic.Pointer[names]
 }
 
-// generation keeps backend names once and refers to them, which keeps an entry small.
-type generation struct {
-	names   []string
-	index   map[string]uint32
-	entries map[uint64]rememberedEntry
-}
+// bucket is as large as a line of a processor's cache.
+type bucket [4]rememberedEntry
 
 type rememberedEntry struct {
-	at      int64 // Unix nanoseconds
-	backend uint32
+	hash    uint64
+	at      uint32 // Unix seconds, rounded down: the entry counts as older than it is; 0 when there is none
+	backend uint32 // index into names
+}
+
+// names are all backends that were ever learnt of. They are replaced as a whole, which is rare.
+type names struct {
+	all   []string
+	index map[string]uint32
 }
 
 func newLastKnown(capacity int) *lastKnown {
-	return &lastKnown{seed: maphash.MakeSeed(), half: max(1, capacity/2), young: newGeneration(), old: newGeneration()}
+	l := &lastKnown{seed: maphash.MakeSeed(), buckets: make([]bucket, (capacity+len(bucket{})-1)/len(bucket{}))}
+	l.names.Store(&names{})
+	return l
 }
 
-func newGeneration() generation {
-	return generation{index: make(map[string]uint32), entries: make(map[uint64]rememberedEntry)}
+// find returns the user's bucket and its lock; the bucket is nil if nobody is to be remembered.
+func (l *lastKnown) find(hash uint64) (*bucket, *sync.Mutex) {
+	if len(l.buckets) == 0 {
+		return nil, nil
+	}
+	i := hash % uint64(len(l.buckets))
+	return &l.buckets[i], &l.locks[i%uint64(len(l.locks))]
 }
 
 // learn notes that the store named backend for user.
 func (l *lastKnown) learn(user, backend string, now time.Time) {
-	h := maphash.String(l.seed, user)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if _, known := l.young.entries[h]; !known && len(l.young.entries) >= l.half {
-		l.old, l.young = l.young, newGeneration()
+	hash := maphash.String(l.seed, user)
+	bucket, lock := l.find(hash)
+	if bucket == nil {
+		return
 	}
-	g := &l.young
-	i, ok := g.index[backend]
-	if !ok {
-		i = uint32(len(g.names))
-		g.names = append(g.names, backend)
-		g.index[backend] = i
+	name := l.name(backend)
+	lock.Lock()
+	defer lock.Unlock()
+	oldest := &bucket[0]
+	for i := range bucket {
+		e := &bucket[i]
+		if e.hash == hash {
+			oldest = e
+			break
+		}
+		if e.at < oldest.at {
+			oldest = e
+		}
 	}
-	g.entries[h] = rememberedEntry{at: now.UnixNano(), backend: i}
+	*oldest = rememberedEntry{hash: hash, at: uint32(now.Unix()), backend: name}
 }
 
 // recall returns what was learnt about user, nil for nothing.
 func (l *lastKnown) recall(user string) *Remembered {
-	h := maphash.String(l.seed, user)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, g := range []*generation{&l.young, &l.old} {
-		if e, ok := g.entries[h]; ok {
-			return &Remembered{Backend: g.names[e.backend], At: time.Unix(0, e.at)}
+	hash := maphash.String(l.seed, user)
+	bucket, lock := l.find(hash)
+	if bucket == nil {
+		return nil
+	}
+	lock.Lock()
+	defer lock.Unlock()
+	for _, e := range bucket {
+		if e.hash == hash && e.at != 0 {
+			return &Remembered{Backend: l.names.Load().all[e.backend], At: time.Unix(int64(e.at), 0)}
 		}
 	}
 	return nil
 }
 
-// size returns the number of entries held.
-func (l *lastKnown) size() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.young.entries) + len(l.old.entries)
+// name returns the index of a backend's name.
+func (l *lastKnown) name(backend string) uint32 {
+	for {
+		old := l.names.Load()
+		if i, ok := old.index[backend]; ok {
+			return i
+		}
+		next := &names{all: append(old.all[:len(old.all):len(old.all)], backend), index: make(map[string]uint32, len(old.all)+1)}
+		for i, name := range next.all {
+			next.index[name] = uint32(i)
+		}
+		if l.names.CompareAndSwap(old, next) {
+			return uint32(len(old.all))
+		}
+	}
 }

@@ -2,29 +2,64 @@ package director
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 )
 
 func TestLastKnownRemembersTheNewestUsersOnly(t *testing.T) {
-	const capacity = 1000
+	const capacity = 16_000
 	table := newLastKnown(capacity)
 	start := time.Unix(1_800_000_000, 5)
+	at := func(i int) time.Time { return start.Add(time.Duration(i) * time.Second) }
 	for i := range 10 * capacity {
-		table.learn(fmt.Sprintf("user-%d", i), fmt.Sprintf("backend-%d", i%7), start.Add(time.Duration(i)))
-		if n := table.size(); n > capacity {
-			t.Fatalf("%d entries after %d users, %d is the bound", n, i+1, capacity)
-		}
+		table.learn(fmt.Sprintf("user-%d", i), fmt.Sprintf("backend-%d", i%7), at(i))
 	}
-	for i := 10*capacity - capacity/2; i < 10*capacity; i++ {
+	remembered, young := 0, 0
+	for i := range 10 * capacity {
 		r := table.recall(fmt.Sprintf("user-%d", i))
-		if r == nil || r.Backend != fmt.Sprintf("backend-%d", i%7) || !r.At.Equal(start.Add(time.Duration(i))) {
+		if r == nil {
+			continue
+		}
+		// Entries are as old as the second that they were learnt in.
+		if r.Backend != fmt.Sprintf("backend-%d", i%7) || !r.At.Equal(at(i).Truncate(time.Second)) {
 			t.Fatalf("user-%d is remembered as %+v", i, r)
 		}
+		remembered++
+		if i >= 10*capacity-capacity/4 {
+			young++
+		}
 	}
-	if r := table.recall("user-0"); r != nil {
-		t.Errorf("the oldest user is still remembered: %+v", r)
+	// Buckets fill unevenly: of the newest quarter hardly anybody is forgotten.
+	if remembered > capacity || remembered < capacity*9/10 || young < capacity/4*99/100 {
+		t.Errorf("%d of %d are remembered, and %d of the newest %d", remembered, capacity, young, capacity/4)
 	}
+}
+
+func TestLastKnownMayRememberNobody(t *testing.T) {
+	table := newLastKnown(0)
+	table.learn("ada", "backend-0", time.Unix(1_800_000_000, 0))
+	if r := table.recall("ada"); r != nil {
+		t.Errorf("remembers %+v", r)
+	}
+}
+
+func TestLastKnownIsForMany(t *testing.T) {
+	table := newLastKnown(100_000)
+	now := time.Unix(1_800_000_000, 0)
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			for i := range 1000 {
+				user, backend := fmt.Sprintf("user-%d-%d", w, i), fmt.Sprintf("backend-%d", i%100)
+				table.learn(user, backend, now)
+				if r := table.recall(user); r == nil || r.Backend != backend {
+					t.Errorf("%s on %s is remembered as %+v", user, backend, r)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestLastKnownLearnsAnew(t *testing.T) {

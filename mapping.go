@@ -35,8 +35,8 @@ var (
 	ErrUnavailable = errors.New("the store is unavailable")
 )
 
-// Mappings is what resolving needs of a store. Implementations are safe for concurrent use and answer within their own
-// time limits, well below a lookup's 3 s.
+// Mappings is what resolving needs of a store. Implementations are safe for concurrent use and answer within 1.2 s, whether
+// they mind ctx or not.
 type Mappings interface {
 	// Get reads the user's row. Each call is answered by a read that began after it; there is no cache.
 	// It returns ErrNoMapping, ErrUserRefused or ErrUnavailable.

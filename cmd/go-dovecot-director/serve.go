@@ -45,7 +45,6 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	}
 	stops.add("database", func(context.Context) error { return db.Close() })
 
-	var builder ring.Builder
 	var source source
 	d := director.New(director.Config{
 		Mappings:      db,
@@ -53,9 +52,10 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		Policy:        director.Policy{RejectUnknown: s.unknownUsers == unknownUsersReject},
 		Graces:        s.graces,
 		Users:         s.users,
-		BuildRing:     func(members []director.Member) director.Ring { return builder.Build(members) },
+		BuildRing:     func(members []director.Member) director.Ring { return ring.Build(members) },
 		Confirm:       func() { source.Confirm() },
 		TouchInterval: s.touchInterval,
+		Remember:      s.rememberedUsers,
 		Logger:        log,
 	})
 	if source, err = s.source.open(d.Observe, log); err != nil {

@@ -24,6 +24,7 @@ type settings struct {
 	users             director.UserFormat
 	unknownUsers      string
 	graces            director.Graces
+	rememberedUsers   int
 	touchInterval     time.Duration
 	log               logSettings
 }
@@ -61,6 +62,7 @@ func (s *settings) register(fs *pflag.FlagSet) {
 	add(fs, &s.graces.Restart, "restart-grace", "duration", "2m0s", "how long the users of a backend wait that was deleted; longer than its restart takes", parseDuration(0, 24*time.Hour))
 	add(fs, &s.graces.Panic, "panic-grace", "duration", "5m0s", "how long they wait while more than half of the backends are lost", parseDuration(0, 24*time.Hour))
 	add(fs, &s.touchInterval, "touch-interval", "duration", "10m0s", "how often a user's last_ts is refreshed at most", parseDuration(time.Second, 24*time.Hour))
+	add(fs, &s.rememberedUsers, "remembered-users", "number", "250000", "how many users a replica remembers, to serve them while the database is down; 16 bytes each", parseCount(0, 100_000_000))
 	s.log.register(fs)
 }
 
@@ -232,6 +234,19 @@ func parseDuration(least, most time.Duration) func(string) (time.Duration, error
 			return 0, fmt.Errorf("%s is out of bounds; the least is %s, the most is %s", s, least, most)
 		}
 		return d, nil
+	}
+}
+
+func parseCount(least, most int) func(string) (int, error) {
+	return func(s string) (int, error) {
+		n, err := strconv.Atoi(s)
+		switch {
+		case err != nil:
+			return 0, fmt.Errorf("%q is not a whole number", s)
+		case n < least || n > most:
+			return 0, fmt.Errorf("%d is out of bounds; the least is %d, the most is %d", n, least, most)
+		}
+		return n, nil
 	}
 }
 

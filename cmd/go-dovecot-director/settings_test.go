@@ -41,6 +41,8 @@ func TestBadSettingsAreOneLineAndExitCodeTwo(t *testing.T) {
 		"a bad duration":                   {append(base, "--failover-grace", "soon"), none, `"--failover-grace" flag: "soon" is not a duration; write 30s`},
 		"a negative duration":              {append(base, "--panic-grace=-1s"), none, `"--panic-grace" flag: -1s is out of bounds; the least is 0s`},
 		"a bad duration in the env":        {base, environment("TOUCH_INTERVAL", "0s"), "environment variable TOUCH_INTERVAL: 0s is out of bounds; the least is 1s"},
+		"a bad number":                     {append(base, "--remembered-users", "many"), none, `"--remembered-users" flag: "many" is not a whole number`},
+		"a number that is too large":       {base, environment("REMEMBERED_USERS", "1000000000"), "environment variable REMEMBERED_USERS: 1000000000 is out of bounds; the least is 0, the most is 100000000"},
 		"a bad port":                       {append(base, "--database-port", "70000"), none, `"--database-port" flag: "70000" is not a port`},
 		"a bad port in the env":            {base, environment("DATABASE_PORT", "postgres"), `environment variable DATABASE_PORT: "postgres" is not a port`},
 		"a bad address":                    {append(base, "--listen", "8080"), none, `"--listen" flag: "8080" is not an address to listen on; write HOST:PORT or :PORT`},
