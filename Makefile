@@ -23,7 +23,7 @@ run: build ## Build the director, make its table in a SQLite file, and run it on
 build: ## Build the program into .build
 	@.ci/deps build
 	@mkdir -p $(BUILD)
-	@CGO_ENABLED=0 $(GO) build -trimpath -o $(PROGRAM) ./cmd/go-dovecot-director
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o $(PROGRAM) ./cmd/go-dovecot-director
 
 .PHONY: test
 test: deps lint ## Run all tests: every room, real PostgreSQL, real Dovecot 2.3 and 2.4
@@ -56,8 +56,15 @@ vuln: ## Look for known vulnerabilities (needs the network)
 	$(TOOL) govulncheck ./...
 
 .PHONY: bench
-bench: ## Measure the ring against its peers in the same run
-	$(GO) test -run '^$$' -bench . -benchmem ./ring
+bench: build ## Measure lookups against a null handler and pgbench, and the parts; ten minutes, a picture in .build/bench.svg
+	@.ci/deps bench
+	@$(GO) build -o $(BUILD)/loadgen ./cmd/loadgen
+	@$(BUILD)/loadgen bench --director $(PROGRAM) --picture $(BUILD)/bench.svg
+	$(GO) test -run '^$$' -bench . -benchmem . ./http ./ring
+
+.PHONY: logins
+logins: deps ## Measure IMAP logins per second through real proxies, against Dovecot's own Director
+	cd deploy/e2e && $(GO) test -run '^$$' -bench Logins -benchtime 5x -timeout 20m ./logins
 
 .PHONY: ring-sweep
 ring-sweep: ## Check the ring at every member count: balance and movement to 200, building to 1000

@@ -16,13 +16,14 @@ const module = "github.com/k-web-s/go-dovecot-director"
 // others. Packages of the standard library are free to all but the domain.
 var rooms = map[string]struct{ ours, others []string }{
 	"":                        {},
-	"ring":                    {others: []string{"github.com/buraksezer/consistent", "github.com/cespare/xxhash"}},
+	"ring":                    {others: []string{"github.com/cespare/xxhash"}},
 	"store":                   {others: []string{"github.com/jmoiron/sqlx", "github.com/lib/pq", "modernc.org/sqlite"}},
 	"store/storetest":         {},
 	"store/pgtest":            {others: []string{"github.com/lib/pq"}},
 	"k8s":                     {others: []string{"github.com/go-logr/logr", "k8s.io/", "sigs.k8s.io/yaml"}},
 	"k8s/apitest":             {others: []string{"k8s.io/"}},
 	"http":                    {},
+	"cmd/loadgen":             {ours: []string{"store/pgtest"}},
 	"cmd/go-dovecot-director": {ours: []string{"http", "k8s", "ring", "store"}, others: []string{"github.com/spf13/"}},
 }
 

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"time"
+)
+
+const (
+	// fewUsers and manyUsers are how many users have a row.
+	fewUsers  = 100_000
+	manyUsers = 1_000_000
+	// usualBackends is how many backends there are unless a row says otherwise.
+	usualBackends = 10
+	// settle is how long a director gets to notice an edited list of backends, to wait for the lost one and to count users.
+	settle = 5 * time.Second
+)
+
+// report is everything that was measured.
+type report struct {
+	rows     []compared
+	growth   []grown
+	replicas []shared
+	idle     int64 // resident memory before the first lookup, in bytes
+	loaded   int64 // under the load of known users, with manyUsers in the table
+	program  int64 // size of the program in bytes
+}
+
+// The rows that goals are about.
+const (
+	knownUsers    = "known users"
+	knownUsers256 = "known users, 256 connections"
+	knownUsers2   = "known users, 2 connections"
+	knownUsersM   = "known users of 1,000,000"
+	touchedUsers  = "known users of 1,000,000, last_ts due"
+	newUsers      = "new users"
+	newUsers256   = "new users, 256 connections"
+	movedUsers    = "users of a lost backend"
+	mixedUsers    = "mixed with bursts of LMTP"
+)
+
+// everything measures all rows.
+func (b *bench) everything() (*report, error) {
+	r := &report{}
+	program, err := os.Stat(b.director)
+	if err != nil {
+		return r, err
+	}
+	r.program = program.Size()
+	for _, part := range []func(*report) error{b.aDay, b.aLoss, b.aMillion, b.growth, b.sharing} {
+		if err := part(r); err != nil {
+			return r, err
+		}
+	}
+	return r, nil
+}
+
+// measure starts a director on what was seeded and compares works on it.
+func (b *bench) measure(r *report, works ...work) error {
+	all, err := b.replicas(1, usualBackends)
+	defer stopAll(all)
+	if err != nil {
+		return err
+	}
+	for _, w := range works {
+		if err := b.row(r, w, all); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) row(r *report, w work, all []replica) error {
+	c, err := b.compare(w, all, b.rounds)
+	if err != nil {
+		return err
+	}
+	b.progress(c)
+	r.rows = append(r.rows, c)
+	return nil
+}
+
+// aDay is what happens when nothing does: known users and new ones.
+func (b *bench) aDay(r *report) error {
+	if err := b.database.seed(fewUsers, usualBackends, "0s"); err != nil {
+		return err
+	}
+	return b.measure(r,
+		work{knownUsers, 32, known(fewUsers), fmt.Sprintf(peerSelect, fewUsers-1), 8},
+		work{knownUsers256, 256, known(fewUsers), "", 0},
+		work{knownUsers2, 2, known(fewUsers), fmt.Sprintf(peerSelect, fewUsers-1), 2},
+		work{newUsers, 32, b.numbers.once("new"), peerInsert, 8},
+		work{newUsers256, 256, b.numbers.once("new"), peerInsert, 8},
+		work{mixedUsers, 32, b.numbers.mixed(fewUsers), "", 0},
+	)
+}
+
+// aLoss is the end of a backend with lostUsers users, who all log in.
+func (b *bench) aLoss(r *report) error {
+	if err := b.database.seedLost(); err != nil {
+		return err
+	}
+	all, err := b.replicas(1, usualBackends)
+	defer stopAll(all)
+	if err != nil {
+		return err
+	}
+	if err := b.listBackends(lostBackend); err != nil {
+		return err
+	}
+	time.Sleep(settle)
+	return b.row(r, work{movedUsers, 32, b.numbers.once("lost"), fmt.Sprintf(peerUpdate, fewUsers-1), 8}, all)
+}
+
+// aMillion is a large site, first on an ordinary day and then in the morning, when last_ts is due for everybody.
+func (b *bench) aMillion(r *report) error {
+	if err := b.database.seed(manyUsers, usualBackends, "0s"); err != nil {
+		return err
+	}
+	all, err := b.replicas(1, usualBackends)
+	defer stopAll(all)
+	if err != nil {
+		return err
+	}
+	time.Sleep(settle) // the heap has calmed down by then
+	r.idle = all[0].resident()
+	if err := b.row(r, work{knownUsersM, 32, known(manyUsers), fmt.Sprintf(peerSelect, manyUsers-1), 8}, all); err != nil {
+		return err
+	}
+	r.loaded = r.rows[len(r.rows)-1].resident
+	stopAll(all)
+	if err := b.database.seed(manyUsers, usualBackends, "1 day"); err != nil {
+		return err
+	}
+	return b.measure(r, work{touchedUsers, 32, known(manyUsers), "", 0})
+}
+
+// grown is one size of a site.
+type grown struct {
+	backends int
+	users    int64
+	compared
+}
+
+// growth is how lookups and memory grow with backends and users.
+func (b *bench) growth(r *report) error {
+	for _, users := range []int64{10_000, fewUsers, manyUsers} {
+		for _, backends := range []int{3, 30, 300} {
+			if err := b.database.seed(users, backends, "0s"); err != nil {
+				return err
+			}
+			c, err := b.compareReplicas(1, backends, work{fmt.Sprintf("%d backends, %d users", backends, users), 32, known(users), "", 0})
+			if err != nil {
+				return err
+			}
+			r.growth = append(r.growth, grown{backends, users, c})
+		}
+	}
+	return nil
+}
+
+// shared is one number of replicas on one database.
+type shared struct {
+	replicas int
+	compared
+}
+
+// sharing is how several replicas do on one database.
+func (b *bench) sharing(r *report) error {
+	if err := b.database.seed(fewUsers, usualBackends, "0s"); err != nil {
+		return err
+	}
+	for _, n := range []int{1, 2, 4} {
+		c, err := b.compareReplicas(n, usualBackends, work{fmt.Sprintf("%d replicas", n), 64, known(fewUsers), "", 0})
+		if err != nil {
+			return err
+		}
+		r.replicas = append(r.replicas, shared{n, c})
+	}
+	return nil
+}
+
+// compareReplicas compares a work on replicas of its own, in fewer rounds.
+func (b *bench) compareReplicas(n, backends int, w work) (compared, error) {
+	all, err := b.replicas(n, backends)
+	defer stopAll(all)
+	if err != nil {
+		return compared{}, err
+	}
+	c, err := b.compare(w, all, (b.rounds+1)/2)
+	b.progress(c)
+	return c, err
+}
