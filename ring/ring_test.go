@@ -291,6 +291,26 @@ func roomsOf(n int, free func(int) float64) []director.Room {
 	return rooms
 }
 
+// TestPlacementDoesNotDependOnTheTable places by the table whose members the rooms are, in their order and in another, and by an
+// empty one.
+func TestPlacementDoesNotDependOnTheTable(t *testing.T) {
+	own, empty := ring.Build(pods(10)), new(ring.Table)
+	rooms := roomsOf(10, func(i int) float64 { return float64(i + 1) })
+	reversed := slices.Clone(rooms)
+	slices.Reverse(reversed)
+	users(10_000, func(user string) {
+		want, _ := empty.Place(user, rooms)
+		for name, got := range map[string]func() (string, bool){
+			"own":              func() (string, bool) { return own.Place(user, rooms) },
+			"in another order": func() (string, bool) { return own.Place(user, reversed) },
+		} {
+			if backend, ok := got(); backend != want || !ok {
+				t.Fatalf("%s: %s is placed on %s, want %s", name, user, backend, want)
+			}
+		}
+	})
+}
+
 func TestPlacementFollowsTheRoom(t *testing.T) {
 	const n = 100_000
 	rooms := roomsOf(5, func(i int) float64 { return float64(i * 100) })

@@ -1,9 +1,11 @@
 package store_test
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -101,12 +103,12 @@ func migrate(t *testing.T, url string) []string {
 	return report
 }
 
-// postgresBench makes benches of databases of their own. Stores are opened by the URL that through makes.
-func postgresBench(through func(string) string) func(*testing.T) storetest.Bench {
+// postgresBench makes benches of databases of their own. Stores are opened by the URL that through makes, and log to log.
+func postgresBench(through func(string) string, log *slog.Logger) func(*testing.T) storetest.Bench {
 	return func(t *testing.T) storetest.Bench {
 		url := migrated(t, server)
 		return storetest.Bench{
-			Open: func(t *testing.T) storetest.Store { return open(t, store.Config{URL: through(url)}) },
+			Open: func(t *testing.T) storetest.Store { return open(t, store.Config{URL: through(url), Logger: log}) },
 			Insert: func(t *testing.T, backend string, ago time.Duration, users ...string) {
 				pgtest.Exec(t, url, `INSERT INTO mailbox_username_backend SELECT unnest($1::varchar[]), $2, now() - $3 * interval '1 second'`, pq.StringArray(users), backend, ago.Seconds())
 			},
@@ -120,12 +122,16 @@ func postgresBench(through func(string) string) func(*testing.T) storetest.Bench
 }
 
 func TestPostgres(t *testing.T) {
-	storetest.Run(t, postgresBench(func(url string) string { return url }))
+	storetest.Run(t, postgresBench(func(url string) string { return url }, nil))
 }
 
 // TestPooler runs the suite through a PgBouncer that keeps no prepared statements.
 func TestPooler(t *testing.T) {
-	storetest.Run(t, postgresBench(server.Pooler(t)))
+	var log bytes.Buffer
+	storetest.Run(t, postgresBench(server.Pooler(t), slog.New(slog.NewTextHandler(&log, nil))))
+	if !strings.Contains(log.String(), "a pooler does not keep prepared statements") {
+		t.Error("no statement was missed by the pooler")
+	}
 }
 
 func TestSQLite(t *testing.T) {

@@ -1,0 +1,67 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	director "github.com/k-web-s/go-dovecot-director"
+)
+
+// lockedRow is a database in which somebody has locked one user's row.
+type lockedRow struct {
+	database
+	user string
+
+	mu    sync.Mutex
+	asked []string
+}
+
+func (l *lockedRow) assign(_ context.Context, batch []director.Assignment, impatient bool) (map[string]director.Mapping, error) {
+	rows := map[string]director.Mapping{}
+	var ask strings.Builder
+	for _, a := range batch {
+		ask.WriteString(a.User + " ")
+		rows[a.User] = director.Mapping{Backend: a.Becomes}
+	}
+	l.mu.Lock()
+	l.asked = append(l.asked, fmt.Sprintf("%simpatient %v", ask.String(), impatient))
+	l.mu.Unlock()
+	if _, ok := rows[l.user]; ok && impatient {
+		return nil, errors.New("locked")
+	}
+	return rows, nil
+}
+
+func (l *lockedRow) explain(err error) (kind, error) { return locked, err }
+
+// TestALockedRowIsWaitedForAlone holds how a user is found who is in the way, and that he is known for a while.
+func TestALockedRowIsWaitedForAlone(t *testing.T) {
+	l := &lockedRow{user: "c"}
+	db := newDB(l, "test", 1, 10, slog.New(slog.DiscardHandler))
+	db.health.set(nil)
+	batch := make([]*assigning, 4)
+	for i, user := range []string{"d", "c", "b", "a"} {
+		batch[i] = &assigning{ask: director.Assignment{User: user, Becomes: "backend-0"}, done: make(chan struct{}, 1)}
+	}
+	db.assignBatch(batch)
+	for _, q := range batch {
+		<-q.done
+		if q.err != nil || q.answer.Backend != "backend-0" {
+			t.Errorf("%s: %+v, %v", q.ask.User, q.answer, q.err)
+		}
+	}
+	if m, err := db.Assign(t.Context(), director.Assignment{User: "c", Becomes: "backend-1"}); err != nil || m.Backend != "backend-1" {
+		t.Errorf("%+v, %v", m, err)
+	}
+	want := []string{"a b c d impatient true", "a b impatient true", "c d impatient true", "c impatient true", "d impatient true", "c impatient false", "c impatient false"}
+	slices.Sort(l.asked[4:6]) // d goes on while c is waited for
+	if slices.Sort(want[4:6]); !slices.Equal(l.asked, want) {
+		t.Errorf("asked %q, want %q", l.asked, want)
+	}
+}
