@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -225,28 +226,24 @@ func parsePort(s string) (string, error) {
 }
 
 func parseDuration(least, most time.Duration) func(string) (time.Duration, error) {
-	return func(s string) (time.Duration, error) {
-		d, err := time.ParseDuration(s)
-		switch {
-		case err != nil:
-			return 0, fmt.Errorf("%q is not a duration; write 30s, 2m or 1h30m", s)
-		case d < least || d > most:
-			return 0, fmt.Errorf("%s is out of bounds; the least is %s, the most is %s", s, least, most)
-		}
-		return d, nil
-	}
+	return parseWithin(time.ParseDuration, "is not a duration; write 30s, 2m or 1h30m", least, most)
 }
 
 func parseCount(least, most int) func(string) (int, error) {
-	return func(s string) (int, error) {
-		n, err := strconv.Atoi(s)
+	return parseWithin(strconv.Atoi, "is not a whole number", least, most)
+}
+
+// parseWithin lets parse read a value, and checks its bounds. A text that cannot be read is not what it should be.
+func parseWithin[T cmp.Ordered](parse func(string) (T, error), isNot string, least, most T) func(string) (T, error) {
+	return func(s string) (T, error) {
+		v, err := parse(s)
 		switch {
 		case err != nil:
-			return 0, fmt.Errorf("%q is not a whole number", s)
-		case n < least || n > most:
-			return 0, fmt.Errorf("%d is out of bounds; the least is %d, the most is %d", n, least, most)
+			return v, fmt.Errorf("%q %s", s, isNot)
+		case v < least || v > most:
+			return v, fmt.Errorf("%v is out of bounds; the least is %v, the most is %v", v, least, most)
 		}
-		return n, nil
+		return v, nil
 	}
 }
 

@@ -136,7 +136,7 @@ type compared struct {
 	resident                 int64 // after the last round, in bytes
 }
 
-// compare runs the rounds of one work.
+// compare runs the rounds of one work, and says on standard error that it has.
 func (b *bench) compare(w work, replicas []replica, rounds int) (compared, error) {
 	c := compared{work: w}
 	addresses, processes := make([]string, len(replicas)), make([]int, len(replicas))
@@ -162,6 +162,7 @@ func (b *bench) compare(w work, replicas []replica, rounds int) (compared, error
 	for _, r := range replicas {
 		c.resident = max(c.resident, r.resident())
 	}
+	fmt.Fprintf(os.Stderr, "%s: %.0f lookups/s\n", w.name, c.director.median(perSecondOf)) // shows that something happens
 	return c, nil
 }
 
@@ -199,8 +200,3 @@ func cpuOf(r result) float64       { return float64(r.cpu) }
 
 func databaseCPUOf(r result) float64 { return float64(r.databaseCPU) }
 func ownCPUOf(r result) float64      { return float64(r.ownCPU) }
-
-// progress shows that something happens.
-func (b *bench) progress(c compared) {
-	fmt.Fprintf(os.Stderr, "%s: %.0f lookups/s\n", c.work.name, c.director.median(perSecondOf))
-}

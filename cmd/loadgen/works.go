@@ -55,28 +55,25 @@ func (b *bench) everything() (*report, error) {
 	return r, nil
 }
 
-// measure starts a director on what was seeded and compares works on it.
-func (b *bench) measure(r *report, works ...work) error {
-	all, err := b.replicas(1, usualBackends)
+// with starts directors for as long as do runs.
+func (b *bench) with(replicas, backends int, do func(all []replica) error) error {
+	all, err := b.replicas(replicas, backends)
 	defer stopAll(all)
 	if err != nil {
 		return err
 	}
-	for _, w := range works {
-		if err := b.row(r, w, all); err != nil {
-			return err
-		}
-	}
-	return nil
+	return do(all)
 }
 
-func (b *bench) row(r *report, w work, all []replica) error {
-	c, err := b.compare(w, all, b.rounds)
-	if err != nil {
-		return err
+// add compares works and adds them to the rows.
+func (b *bench) add(r *report, all []replica, works ...work) error {
+	for _, w := range works {
+		c, err := b.compare(w, all, b.rounds)
+		if err != nil {
+			return err
+		}
+		r.rows = append(r.rows, c)
 	}
-	b.progress(c)
-	r.rows = append(r.rows, c)
 	return nil
 }
 
@@ -85,14 +82,16 @@ func (b *bench) aDay(r *report) error {
 	if err := b.database.seed(fewUsers, usualBackends, "0s"); err != nil {
 		return err
 	}
-	return b.measure(r,
-		work{knownUsers, 32, known(fewUsers), fmt.Sprintf(peerSelect, fewUsers-1), 8},
-		work{knownUsers256, 256, known(fewUsers), "", 0},
-		work{knownUsers2, 2, known(fewUsers), fmt.Sprintf(peerSelect, fewUsers-1), 2},
-		work{newUsers, 32, b.numbers.once("new"), peerInsert, 8},
-		work{newUsers256, 256, b.numbers.once("new"), peerInsert, 8},
-		work{mixedUsers, 32, b.numbers.mixed(fewUsers), "", 0},
-	)
+	return b.with(1, usualBackends, func(all []replica) error {
+		return b.add(r, all,
+			work{knownUsers, 32, known(fewUsers), fmt.Sprintf(peerSelect, fewUsers-1), 8},
+			work{knownUsers256, 256, known(fewUsers), "", 0},
+			work{knownUsers2, 2, known(fewUsers), fmt.Sprintf(peerSelect, fewUsers-1), 2},
+			work{newUsers, 32, b.numbers.once("new"), peerInsert, 8},
+			work{newUsers256, 256, b.numbers.once("new"), peerInsert, 8},
+			work{mixedUsers, 32, b.numbers.mixed(fewUsers), "", 0},
+		)
+	})
 }
 
 // aLoss is the end of a backend with lostUsers users, who all log in.
@@ -100,16 +99,13 @@ func (b *bench) aLoss(r *report) error {
 	if err := b.database.seedLost(); err != nil {
 		return err
 	}
-	all, err := b.replicas(1, usualBackends)
-	defer stopAll(all)
-	if err != nil {
-		return err
-	}
-	if err := b.listBackends(lostBackend); err != nil {
-		return err
-	}
-	time.Sleep(settle)
-	return b.row(r, work{movedUsers, 32, b.numbers.once("lost"), fmt.Sprintf(peerUpdate, fewUsers-1), 8}, all)
+	return b.with(1, usualBackends, func(all []replica) error {
+		if err := b.listBackends(lostBackend); err != nil {
+			return err
+		}
+		time.Sleep(settle)
+		return b.add(r, all, work{movedUsers, 32, b.numbers.once("lost"), fmt.Sprintf(peerUpdate, fewUsers-1), 8})
+	})
 }
 
 // aMillion is a large site, first on an ordinary day and then in the morning, when last_ts is due for everybody.
@@ -117,22 +113,24 @@ func (b *bench) aMillion(r *report) error {
 	if err := b.database.seed(manyUsers, usualBackends, "0s"); err != nil {
 		return err
 	}
-	all, err := b.replicas(1, usualBackends)
-	defer stopAll(all)
+	err := b.with(1, usualBackends, func(all []replica) error {
+		time.Sleep(settle) // the heap has calmed down by then
+		r.idle = all[0].resident()
+		if err := b.add(r, all, work{knownUsersM, 32, known(manyUsers), fmt.Sprintf(peerSelect, manyUsers-1), 8}); err != nil {
+			return err
+		}
+		r.loaded = r.rows[len(r.rows)-1].resident
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	time.Sleep(settle) // the heap has calmed down by then
-	r.idle = all[0].resident()
-	if err := b.row(r, work{knownUsersM, 32, known(manyUsers), fmt.Sprintf(peerSelect, manyUsers-1), 8}, all); err != nil {
-		return err
-	}
-	r.loaded = r.rows[len(r.rows)-1].resident
-	stopAll(all)
 	if err := b.database.seed(manyUsers, usualBackends, "1 day"); err != nil {
 		return err
 	}
-	return b.measure(r, work{touchedUsers, 32, known(manyUsers), "", 0})
+	return b.with(1, usualBackends, func(all []replica) error {
+		return b.add(r, all, work{touchedUsers, 32, known(manyUsers), "", 0})
+	})
 }
 
 // grown is one size of a site.
@@ -181,13 +179,10 @@ func (b *bench) sharing(r *report) error {
 }
 
 // compareReplicas compares a work on replicas of its own, in fewer rounds.
-func (b *bench) compareReplicas(n, backends int, w work) (compared, error) {
-	all, err := b.replicas(n, backends)
-	defer stopAll(all)
-	if err != nil {
-		return compared{}, err
-	}
-	c, err := b.compare(w, all, (b.rounds+1)/2)
-	b.progress(c)
+func (b *bench) compareReplicas(n, backends int, w work) (c compared, err error) {
+	err = b.with(n, backends, func(all []replica) error {
+		c, err = b.compare(w, all, (b.rounds+1)/2)
+		return err
+	})
 	return c, err
 }
