@@ -49,6 +49,7 @@ const (
 	Renamed     Reason = "renamed"      // assign: the row holds the address of an alive backend; it becomes the name
 	Proposed    Reason = "proposed"     // assign or serve: the ring's proposal for a user without a mapping
 	Placed      Reason = "placed"       // assign or serve: the mapping's backend is lost for good
+	Evened      Reason = "evened"       // assign: the mapping's backend is crowded, the user has no session open
 	UnknownUser Reason = "unknown_user" // serve or reject: the foreign key refuses the user
 	LastKnown   Reason = "last_known"   // serve: the store is down, this replica remembers the mapping
 	InGrace     Reason = "in_grace"     // hold: the backend is lost, it may come back
@@ -95,6 +96,6 @@ type Answer struct {
 	Addr netip.Addr
 	// Port is the backend's port for the request's protocol, 0 when it has none or none was named.
 	Port uint16
-	// Detail is one sentence for the proxy's log: what is wrong and what happens next. Empty with Serve.
-	Detail string
+	// At is when this was decided.
+	At time.Time
 }

@@ -42,8 +42,15 @@ type Config struct {
 	TouchInterval time.Duration
 	// Remember is how many users are remembered at most, to be served while the store is down.
 	Remember int
+	// Load tells what is known of a mapped user's sessions and of those of all backends, nil when nothing is; for evening
+	// out. May be nil.
+	Load func(user string) *Load
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
+	// After is the timer of lookups that wait for the view; nil is time.After.
+	After func(time.Duration) <-chan time.Time
+	// Hash spreads the remembered users; nil hashes under a random seed, so that nobody outside can make users collide.
+	Hash func(user string) uint64
 	// Logger gets changes, never ordinary lookups; nil discards.
 	Logger *slog.Logger
 }
@@ -54,6 +61,7 @@ type Config struct {
 type Director struct {
 	config  Config
 	now     func() time.Time
+	after   func(time.Duration) <-chan time.Time
 	log     *slog.Logger
 	known   *lastKnown
 	state   atomic.Pointer[state]
@@ -94,13 +102,17 @@ func New(config Config) *Director {
 	d := &Director{
 		config:  config,
 		now:     config.Now,
+		after:   config.After,
 		log:     config.Logger,
-		known:   newLastKnown(config.Remember),
+		known:   newLastKnown(config.Remember, config.Hash),
 		recount: make(chan struct{}, 1),
 		tracker: NewTracker(config.Graces),
 	}
 	if d.now == nil {
 		d.now = time.Now
+	}
+	if d.after == nil {
+		d.after = time.After
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
@@ -116,25 +128,35 @@ func (d *Director) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-d.recount:
+		case <-d.CountsDue():
 		case <-again:
 		}
 		again = nil
-		if d.config.Counter == nil {
-			continue
-		}
-		byBackend, err := d.config.Counter.Counts(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, ErrUnavailable):
-			again = time.After(countsFor) // the store says itself that it is down
-		case err != nil:
-			d.log.Warn("cannot count users per backend; until it works, users of a lost backend are spread by older counts or evenly", "error", err)
-		default:
-			d.counts.Store(&counts{at: d.now(), byBackend: byBackend})
+		if wait := d.Recount(ctx); wait > 0 {
+			again = time.After(wait)
 		}
 	}
+}
+
+// CountsDue can be received from when users should be counted again. It is for who calls Recount in place of Run.
+func (d *Director) CountsDue() <-chan struct{} { return d.recount }
+
+// Recount counts users per backend, for placing. If the store is down it returns after which time to try again, otherwise 0.
+func (d *Director) Recount(ctx context.Context) time.Duration {
+	if d.config.Counter == nil {
+		return 0
+	}
+	byBackend, err := d.config.Counter.Counts(ctx)
+	switch {
+	case ctx.Err() != nil:
+	case errors.Is(err, ErrUnavailable):
+		return countsFor // the store says itself that it is down
+	case err != nil:
+		d.log.Warn("cannot count users per backend; until it works, users of a lost backend are spread by older counts or evenly", "error", err)
+	default:
+		d.counts.Store(&counts{at: d.now(), byBackend: byBackend})
+	}
+	return 0
 }
 
 // Observe takes a snapshot and publishes the view and the ring of it. It is for the one source of snapshots; lookups go
@@ -248,6 +270,8 @@ func (d *Director) decide(st *state, f *Facts, user string) Decision {
 	case RowFound:
 		if _, _, alive := st.view.Backend(f.Mapping.Backend); !alive {
 			f.Rooms = d.rooms(st)
+		} else if d.config.Load != nil {
+			f.Load = d.config.Load(user)
 		}
 	}
 	decision := d.config.Policy.Decide(*f)
@@ -280,6 +304,8 @@ func (d *Director) assign(ctx context.Context, user string, decision Decision, f
 	switch decision.Reason {
 	case Placed:
 		d.log.Info("user moved from a lost backend", "user", user, "from", decision.From, "to", decision.Backend, "reason", decision.Reason)
+	case Evened:
+		d.log.Info("user without a session moved from a crowded backend", "user", user, "from", decision.From, "to", decision.Backend, "reason", decision.Reason)
 	default:
 		d.log.Debug("user mapped", "user", user, "from", decision.From, "to", decision.Backend, "reason", decision.Reason)
 	}
@@ -305,13 +331,17 @@ func (d *Director) await(ctx context.Context, st *state) *state {
 	if now.UnixNano() < d.hasty.Load() {
 		return nil
 	}
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
+	inVain := false
 	select {
 	case <-st.changed:
-		return d.state.Load()
 	case <-ctx.Done():
-	case <-timer.C:
+	case <-d.after(patience):
+		inVain = true
+	}
+	if next := d.state.Load(); next != st {
+		return next
+	}
+	if inVain {
 		d.hasty.Store(d.now().Add(impatience).UnixNano())
 	}
 	return nil

@@ -181,8 +181,8 @@ func (b *bench) want(user string, verb director.Verb, reason director.Reason, ba
 	if a.Verb != verb || a.Reason != reason || backend != "" && a.Backend != backend {
 		b.t.Fatalf("%s: got %s %s %q, want %s %s %q", user, a.Verb, a.Reason, a.Backend, verb, reason, backend)
 	}
-	if (a.Verb == director.Serve) != a.Addr.IsValid() || (a.Verb == director.Serve) != (a.Detail == "") {
-		b.t.Fatalf("%s: address %s, detail %q", a.Verb, a.Addr, a.Detail)
+	if (a.Verb == director.Serve) != a.Addr.IsValid() || (a.Verb == director.Serve) != (a.Detail() == "") {
+		b.t.Fatalf("%s: address %s, detail %q", a.Verb, a.Addr, a.Detail())
 	}
 	return a
 }

@@ -124,8 +124,8 @@ func TestNewUsersWaitWhileABackendIsStarting(t *testing.T) {
 		b := newBench(t, newMemory())
 		b.see(with(backends(3), 1, director.NotReady))
 		a := b.want("new", director.Hold, director.ViewPartial, "")
-		if !strings.Contains(a.Detail, "30s") || b.store.row("new") != "" {
-			t.Errorf("told %q, stored %q", a.Detail, b.store.row("new"))
+		if !strings.Contains(a.Detail(), "30s") || b.store.row("new") != "" {
+			t.Errorf("told %q, stored %q", a.Detail(), b.store.row("new"))
 		}
 		time.Sleep(graces.Failover)
 		b.want("new", director.Serve, director.Proposed, "dovecot-backend-0")

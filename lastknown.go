@@ -11,12 +11,12 @@ import (
 // store is down, and written by every lookup: so it is a table of small buckets, as processors' caches are, where the oldest entry
 // of a bucket gives way to a new one. An entry takes 16 bytes, and costs one access to memory.
 //
-// Users are kept as 64-bit hashes under a random seed: two of 100,000 users collide with a probability of one in a
+// Users are kept as 64-bit hashes, under a random seed but in a simulation: two of 100,000 users collide with a probability of one in a
 // thousand million, and nobody outside can make them.
 //
 // It is safe for concurrent use.
 type lastKnown struct {
-	seed    maphash.Seed
+	hash    func(user string) uint64
 	locks   [64]sync.Mutex // of the buckets, each of every 64th
 	buckets []bucket
 	names   atomic.Pointer[names]
@@ -37,8 +37,13 @@ type names struct {
 	index map[string]uint32
 }
 
-func newLastKnown(capacity int) *lastKnown {
-	l := &lastKnown{seed: maphash.MakeSeed(), buckets: make([]bucket, (capacity+len(bucket{})-1)/len(bucket{}))}
+// newLastKnown makes a table for so many users. A hash of nil is one under a random seed.
+func newLastKnown(capacity int, hash func(user string) uint64) *lastKnown {
+	if hash == nil {
+		seed := maphash.MakeSeed()
+		hash = func(user string) uint64 { return maphash.String(seed, user) }
+	}
+	l := &lastKnown{hash: hash, buckets: make([]bucket, (capacity+len(bucket{})-1)/len(bucket{}))}
 	l.names.Store(&names{})
 	return l
 }
@@ -54,7 +59,7 @@ func (l *lastKnown) find(hash uint64) (*bucket, *sync.Mutex) {
 
 // learn notes that the store named backend for user.
 func (l *lastKnown) learn(user, backend string, now time.Time) {
-	hash := maphash.String(l.seed, user)
+	hash := l.hash(user)
 	bucket, lock := l.find(hash)
 	if bucket == nil {
 		return
@@ -78,7 +83,7 @@ func (l *lastKnown) learn(user, backend string, now time.Time) {
 
 // recall returns what was learnt about user, nil for nothing.
 func (l *lastKnown) recall(user string) *Remembered {
-	hash := maphash.String(l.seed, user)
+	hash := l.hash(user)
 	bucket, lock := l.find(hash)
 	if bucket == nil {
 		return nil

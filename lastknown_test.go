@@ -9,7 +9,7 @@ import (
 
 func TestLastKnownRemembersTheNewestUsersOnly(t *testing.T) {
 	const capacity = 16_000
-	table := newLastKnown(capacity)
+	table := newLastKnown(capacity, nil)
 	start := time.Unix(1_800_000_000, 5)
 	at := func(i int) time.Time { return start.Add(time.Duration(i) * time.Second) }
 	for i := range 10 * capacity {
@@ -37,7 +37,7 @@ func TestLastKnownRemembersTheNewestUsersOnly(t *testing.T) {
 }
 
 func TestLastKnownMayRememberNobody(t *testing.T) {
-	table := newLastKnown(0)
+	table := newLastKnown(0, nil)
 	table.learn("ada", "backend-0", time.Unix(1_800_000_000, 0))
 	if r := table.recall("ada"); r != nil {
 		t.Errorf("remembers %+v", r)
@@ -45,7 +45,7 @@ func TestLastKnownMayRememberNobody(t *testing.T) {
 }
 
 func TestLastKnownIsForMany(t *testing.T) {
-	table := newLastKnown(100_000)
+	table := newLastKnown(100_000, nil)
 	now := time.Unix(1_800_000_000, 0)
 	var wg sync.WaitGroup
 	for w := range 8 {
@@ -63,7 +63,7 @@ func TestLastKnownIsForMany(t *testing.T) {
 }
 
 func TestLastKnownLearnsAnew(t *testing.T) {
-	table := newLastKnown(100)
+	table := newLastKnown(100, nil)
 	now := time.Unix(1_800_000_000, 0)
 	table.learn("ada", "backend-0", now)
 	table.learn("ada", "backend-1", now.Add(time.Minute))

@@ -5,11 +5,10 @@ import (
 	"time"
 )
 
-// answer adds to a decision what the proxy needs: where the backend is, or what to tell the proxy's log.
+// answer adds to a decision what the proxy needs.
 func (d *Director) answer(st *state, r Request, user string, decision Decision) Answer {
-	a := Answer{Decision: decision, User: user}
+	a := Answer{Decision: decision, User: user, At: d.now()}
 	if decision.Verb != Serve {
-		a.Detail = decision.detail(d.now())
 		return a
 	}
 	b, _, _ := st.view.Backend(decision.Backend)
@@ -20,10 +19,14 @@ func (d *Director) answer(st *state, r Request, user string, decision Decision) 
 	return a
 }
 
-// detail says in one sentence what is wrong and what happens next.
-func (d Decision) detail(now time.Time) string {
+// Detail is one sentence for the proxy's log: what is wrong and what happens next. It is empty with Serve.
+func (a Answer) Detail() string {
+	d := a.Decision
+	if d.Verb == Serve {
+		return ""
+	}
 	wait := "try again later"
-	if left := d.Until.Sub(now); left > 0 {
+	if left := d.Until.Sub(a.At); left > 0 {
 		wait = fmt.Sprintf("waiting up to %s more for it to come back", left.Round(time.Second))
 	}
 	switch d.Reason {
@@ -34,7 +37,7 @@ func (d Decision) detail(now time.Time) string {
 	case ViewBehind:
 		return fmt.Sprintf("%s: another replica has seen backend %s alive, this one has not; try again", d.Reason, d.Backend)
 	case ViewPartial:
-		return fmt.Sprintf("%s: not all backends are there yet after a start, new users wait up to %s for them", d.Reason, d.Until.Sub(now).Round(time.Second))
+		return fmt.Sprintf("%s: not all backends are there yet after a start, new users wait up to %s for them", d.Reason, d.Until.Sub(a.At).Round(time.Second))
 	case ViewStale:
 		return fmt.Sprintf("%s: backend %s is lost, but it cannot be proven now that it did not come back; try again", d.Reason, d.Backend)
 	case Contended:

@@ -109,14 +109,14 @@ func (l *Lookups) lookup(w http.ResponseWriter, r *http.Request, readOnly bool, 
 		buffer.Reset()
 		write(w, http.StatusOK, appendSuccess(buffer.AvailableBuffer(), answer.Addr, answer.Port))
 	case answer.Verb == director.Hold:
-		fail(w, http.StatusOK, codeInternalFailure, answer.Detail)
+		fail(w, http.StatusOK, codeInternalFailure, answer.Detail())
 	case answer.Verb == director.Reject:
-		fail(w, http.StatusOK, unknown, answer.Detail)
+		fail(w, http.StatusOK, unknown, answer.Detail())
 	case answer.Verb == director.Unavailable:
 		if answer.RetryAfter > 0 {
 			w.Header().Set("Retry-After", strconv.Itoa(int((answer.RetryAfter+time.Second-1)/time.Second)))
 		}
-		fail(w, http.StatusServiceUnavailable, codeInternalFailure, answer.Detail)
+		fail(w, http.StatusServiceUnavailable, codeInternalFailure, answer.Detail())
 	default:
 		l.log.error("answer", "a lookup came to an answer without an address; its user gets a temporary failure", "answer", answer.Decision)
 		fail(w, http.StatusInternalServerError, codeInternalFailure, "internal error")

@@ -95,7 +95,7 @@ func TestAnswers(t *testing.T) {
 		return a
 	}
 	other := func(verb director.Verb, retry time.Duration) director.Answer {
-		return director.Answer{Decision: director.Decision{Verb: verb, RetryAfter: retry}, Detail: `why "so"`}
+		return director.Answer{Decision: director.Decision{Verb: verb, RetryAfter: retry, Reason: `why "so"`}}
 	}
 	const why = `"attributes":"why \"so\""}`
 	for name, tc := range map[string]struct {
