@@ -17,6 +17,7 @@ const module = "github.com/k-web-s/go-dovecot-director"
 var rooms = map[string]struct{ ours, others []string }{
 	"":                        {},
 	"ring":                    {others: []string{"github.com/cespare/xxhash"}},
+	"ring/sim":                {ours: []string{"ring"}, others: []string{"github.com/cespare/xxhash", "go.yaml.in/yaml/v3"}},
 	"store":                   {others: []string{"github.com/jmoiron/sqlx", "github.com/lib/pq", "modernc.org/sqlite"}},
 	"store/storetest":         {},
 	"store/pgtest":            {others: []string{"github.com/lib/pq"}},
@@ -24,7 +25,7 @@ var rooms = map[string]struct{ ours, others []string }{
 	"k8s/apitest":             {others: []string{"k8s.io/"}},
 	"http":                    {},
 	"cmd/loadgen":             {ours: []string{"store/pgtest"}},
-	"cmd/go-dovecot-director": {ours: []string{"http", "k8s", "ring", "store"}, others: []string{"github.com/spf13/"}},
+	"cmd/go-dovecot-director": {ours: []string{"http", "k8s", "ring", "ring/sim", "store"}, others: []string{"github.com/spf13/", "golang.org/x/term"}},
 }
 
 // domainFree is what the domain does without: with it, a rule could not be simulated.

@@ -51,6 +51,8 @@ type Facts struct {
 	Rooms []Room
 	// Key is what the ring hashes for this user.
 	Key string
+	// Load is what is known of sessions, nil when nothing is. It counts for users whose backend is alive.
+	Load *Load
 	// Row is what the store said, Mapping the row with RowFound.
 	Row     RowState
 	Mapping Mapping
@@ -67,6 +69,9 @@ type Policy struct {
 	// RejectUnknown turns users whom the database refuses away. Otherwise they get the ring's proposal and nothing is
 	// stored, so that the backend gives the final word.
 	RejectUnknown bool
+	// EvenAbove lets users who have no session open move at a login from a backend whose sessions are more than so many times
+	// its share: 1.1 for a tenth more. 0 moves nobody.
+	EvenAbove float64
 }
 
 // Decide says what to do with one lookup at one moment. The rules stand in this order, the first that fits decides:
@@ -78,6 +83,7 @@ type Policy struct {
 //	database refuses the user                         serve        unknown_user   the ring's proposal
 //	no row, backends are expected after a start       hold         view_partial
 //	no row                                            assign       proposed       the ring's proposal
+//	row, backend alive and crowded, no session open   assign       evened         by room, if that is wanted
 //	row, backend alive                                serve        mapped
 //	row with the address of an alive backend          assign       renamed
 //	row newer than what is known of its lost backend  hold         view_behind
@@ -107,6 +113,9 @@ func (p Policy) Decide(f Facts) Decision {
 		return propose(f, f.assignOrServe(), Proposed)
 	}
 	if b, _, ok := f.View.Backend(f.Mapping.Backend); ok {
+		if to, ok := p.even(f, b.Name); ok {
+			return Decision{Verb: Assign, Reason: Evened, Backend: to, From: b.Name}
+		}
 		return Decision{Verb: Serve, Reason: Mapped, Backend: b.Name}
 	}
 	if b, ok := f.View.ByAddr(f.Mapping.Backend); ok {

@@ -49,13 +49,13 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	d := director.New(director.Config{
 		Mappings:      db,
 		Counter:       db,
-		Policy:        director.Policy{RejectUnknown: s.unknownUsers == unknownUsersReject},
-		Graces:        s.graces,
-		Users:         s.users,
+		Policy:        s.policy.policy(),
+		Graces:        s.policy.graces,
+		Users:         s.policy.users,
 		BuildRing:     func(members []director.Member) director.Ring { return ring.Build(members) },
 		Confirm:       func() { source.Confirm() },
-		TouchInterval: s.touchInterval,
-		Remember:      s.rememberedUsers,
+		TouchInterval: s.policy.touchInterval,
+		Remember:      s.policy.rememberedUsers,
 		Logger:        log,
 	})
 	if source, err = s.source.open(d.Observe, log); err != nil {

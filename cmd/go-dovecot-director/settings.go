@@ -22,12 +22,17 @@ type settings struct {
 	drainDelay        time.Duration
 	source            sourceSettings
 	database          databaseSettings
-	users             director.UserFormat
-	unknownUsers      string
-	graces            director.Graces
-	rememberedUsers   int
-	touchInterval     time.Duration
+	policy            policySettings
 	log               logSettings
+}
+
+// policySettings say how it is decided where users belong.
+type policySettings struct {
+	users           director.UserFormat
+	unknownUsers    string
+	graces          director.Graces
+	rememberedUsers int
+	touchInterval   time.Duration
 }
 
 // sourceSettings say where the backends are observed.
@@ -56,6 +61,11 @@ func (s *settings) register(fs *pflag.FlagSet) {
 	add(fs, &s.drainDelay, "drain-delay", "duration", "5s", "how long lookups are still answered after a shutdown began, while the proxies are being told", parseDuration(0, 20*time.Second))
 	s.source.register(fs)
 	s.database.register(fs)
+	s.policy.register(fs)
+	s.log.register(fs)
+}
+
+func (s *policySettings) register(fs *pflag.FlagSet) {
 	add(fs, &s.users.Name, "username-format", "template", "%Lu", "canonical user name, as in Dovecot: %u, %n and %d with L or U for the case", director.ParseTemplate)
 	add(fs, &s.users.Hash, "hash-format", "template", "%Lu", "what the ring hashes; %Ld keeps the new users of a domain together", director.ParseTemplate)
 	add(fs, &s.unknownUsers, "unknown-users", "choice", "propose", "users whom the database refuses: propose a backend, or reject them", parseChoice("propose", unknownUsersReject))
@@ -64,7 +74,11 @@ func (s *settings) register(fs *pflag.FlagSet) {
 	add(fs, &s.graces.Panic, "panic-grace", "duration", "5m0s", "how long they wait while more than half of the backends are lost", parseDuration(0, 24*time.Hour))
 	add(fs, &s.touchInterval, "touch-interval", "duration", "10m0s", "how often a user's last_ts is refreshed at most", parseDuration(time.Second, 24*time.Hour))
 	add(fs, &s.rememberedUsers, "remembered-users", "number", "250000", "how many users a replica remembers, to serve them while the database is down; 16 bytes each", parseCount(0, 100_000_000))
-	s.log.register(fs)
+}
+
+// policy is what the settings come to.
+func (s *policySettings) policy() director.Policy {
+	return director.Policy{RejectUnknown: s.unknownUsers == unknownUsersReject}
 }
 
 func (s *sourceSettings) register(fs *pflag.FlagSet) {
@@ -172,15 +186,23 @@ func (v *value[T]) Set(text string) error {
 
 // add registers a setting. Its default is a text like any other; an empty one leaves the zero value.
 func add[T any](fs *pflag.FlagSet, target *T, name, kind, preset, usage string, parse func(string) (T, error)) {
-	v := &value[T]{target: target, kind: kind, parse: parse}
+	v := newValue(target, kind, preset, parse)
 	if preset != "" {
-		if err := v.Set(preset); err != nil {
-			panic(fmt.Sprintf("default of --%s: %v", name, err))
-		}
 		usage += fmt.Sprintf(" (default %s)", preset)
 	}
 	fs.Var(v, name, usage+" ["+environmentName(name)+"]")
 	fs.Lookup(name).DefValue = "" // it stands in the usage, before the environment's name
+}
+
+// newValue makes a value with a default.
+func newValue[T any](target *T, kind, preset string, parse func(string) (T, error)) *value[T] {
+	v := &value[T]{target: target, kind: kind, parse: parse}
+	if preset != "" {
+		if err := v.Set(preset); err != nil {
+			panic(fmt.Sprintf("default %q: %v", preset, err))
+		}
+	}
+	return v
 }
 
 // environmentName is the variable that stands for a flag.

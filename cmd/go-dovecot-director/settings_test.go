@@ -89,8 +89,8 @@ func TestFlagsBeatTheEnvironmentAndEmptyVariablesDoNotCount(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.listen != ":2" || s.opsListen != ":3" || s.graces.Restart != 90*time.Second || s.log.format != "text" ||
-		s.log.level != slog.LevelDebug || s.users.Name.String() != "%Ln" || s.users.Hash.String() != "%Lu" {
+	if s.listen != ":2" || s.opsListen != ":3" || s.policy.graces.Restart != 90*time.Second || s.log.format != "text" ||
+		s.log.level != slog.LevelDebug || s.policy.users.Name.String() != "%Ln" || s.policy.users.Hash.String() != "%Lu" {
 		t.Errorf("got %+v", s)
 	}
 }

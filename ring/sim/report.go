@@ -1,0 +1,131 @@
+package sim
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// columns are those of the table: a headline, the figure that it shows, and how many decimals it has.
+var columns = []struct {
+	head     string
+	of       func(*Phase) float64
+	decimals int
+}{
+	{"users", func(p *Phase) float64 { return float64(p.Users) }, 0},
+	{"logins", func(p *Phase) float64 { return float64(p.Logins) }, 0},
+	{"moves", func(p *Phase) float64 { return float64(p.Moves) }, 0},
+	{"% of users", func(p *Phase) float64 { return 100 * p.perUser(float64(p.Moves)) }, 2},
+	{"least", func(p *Phase) float64 { return float64(p.LeastMoves) }, 0},
+	{"waited", func(p *Phase) float64 { return float64(p.WaitedUsers) }, 0},
+	{"mean s", func(p *Phase) float64 { return p.WaitMean }, 1},
+	{"max s", func(p *Phase) float64 { return p.WaitMax }, 1},
+	{"users min", func(p *Phase) float64 { return float64(p.UsersLoad.Min) }, 0},
+	{"mean", func(p *Phase) float64 { return p.UsersLoad.Mean }, 0},
+	{"max", func(p *Phase) float64 { return float64(p.UsersLoad.Max) }, 0},
+	{"peak", func(p *Phase) float64 { return p.UsersLoad.Peak }, 3},
+	{"worst", func(p *Phase) float64 { return p.UsersLoad.Worst }, 3},
+	{"sessions", func(p *Phase) float64 { return p.SessionsLoad.Mean }, 0},
+	{"peak", func(p *Phase) float64 { return p.SessionsLoad.Peak }, 3},
+	{"kicked", func(p *Phase) float64 { return float64(p.Kicked) }, 0},
+	{"split", func(p *Phase) float64 { return float64(p.SplitUsers) }, 0},
+}
+
+// WriteTable writes results for people: a line for each phase.
+func WriteTable(w io.Writer, results []*Result) error {
+	for i, r := range results {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		fmt.Fprintln(w, r.Scenario)
+		if err := table(w, "phase", r.Phases, func(p *Phase) string { return fmt.Sprintf("%s %s", clockAt(p.Begin), p.Name) }); err != nil {
+			return err
+		}
+		for _, f := range r.Failed {
+			fmt.Fprintln(w, "NOT AS EXPECTED: "+f)
+		}
+	}
+	return nil
+}
+
+// WriteComparison writes the same scenario under several strategies, a line for each.
+func WriteComparison(w io.Writer, results []*Result) error {
+	fmt.Fprintln(w, results[0].Scenario)
+	phases := make([]*Phase, len(results))
+	names := make(map[*Phase]string, len(results))
+	for i, r := range results {
+		phases[i] = r.Total()
+		names[phases[i]] = r.Strategy
+	}
+	return table(w, "strategy", phases, func(p *Phase) string { return names[p] })
+}
+
+func table(w io.Writer, first string, phases []*Phase, name func(*Phase) string) error {
+	var b strings.Builder
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	width := len(first)
+	for _, p := range phases {
+		width = max(width, len(name(p)))
+	}
+	fmt.Fprintf(t, "%-*s\t", width, first) // names stand on the left, numbers on the right
+	for _, c := range columns {
+		fmt.Fprintf(t, "%s\t", c.head)
+	}
+	fmt.Fprintln(t)
+	for _, p := range phases {
+		fmt.Fprintf(t, "%-*s\t", width, name(p))
+		for _, c := range columns {
+			fmt.Fprintf(t, "%.*f\t", c.decimals, c.of(p))
+		}
+		fmt.Fprintln(t)
+	}
+	_ = t.Flush() // a strings.Builder takes everything
+	for line := range strings.Lines(b.String()) {
+		if _, err := fmt.Fprintln(w, strings.TrimRight(strings.TrimPrefix(line, "  "), " \n")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clockAt writes how long after the begin something was: 1d 02:30:00.
+func clockAt(d time.Duration) string {
+	days := d / (24 * time.Hour)
+	d -= days * 24 * time.Hour
+	s := fmt.Sprintf("%02d:%02d:%02d", d/time.Hour, d/time.Minute%60, d/time.Second%60)
+	if days > 0 {
+		return fmt.Sprintf("%dd %s", days, s)
+	}
+	return s
+}
+
+// WriteJSON writes everything that is known of results. Durations are in seconds.
+func WriteJSON(w io.Writer, results []*Result) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(results)
+}
+
+// WriteCSV writes all figures of all phases, a line for each.
+func WriteCSV(w io.Writer, results []*Result) error {
+	c := csv.NewWriter(w)
+	head := []string{"scenario", "strategy", "phase", "begin_s", "end_s"}
+	for _, f := range figures {
+		head = append(head, f.name)
+	}
+	lines := [][]string{head}
+	for _, r := range results {
+		for _, p := range r.Phases {
+			line := []string{r.Scenario, r.Strategy, p.Name, trim(p.Begin.Seconds()), trim(p.End.Seconds())}
+			for _, f := range figures {
+				line = append(line, trim(f.of(p)))
+			}
+			lines = append(lines, line)
+		}
+	}
+	return c.WriteAll(lines)
+}

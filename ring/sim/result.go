@@ -1,0 +1,83 @@
+package sim
+
+import "time"
+
+// Result is what came of a scenario under one strategy.
+type Result struct {
+	// Scenario is its name, Strategy who decided.
+	Scenario, Strategy string
+	// Begin is the time of day at the begin, Duration how long it took, both in simulated time.
+	Begin, Duration time.Duration
+	// Backends are the names of all that there were, in the order of the loads in Samples.
+	Backends []string
+	// Phases are in the order of time; the last of them is the whole.
+	Phases []*Phase
+	// Samples are what was seen at equal intervals.
+	Samples []Sample
+	// Events say what happened.
+	Events []Happening
+	// Failed has a sentence for each expectation that was not met.
+	Failed []string
+	// Lookups is how many a director answered.
+	Lookups int
+}
+
+// Total is the phase that is the whole scenario.
+func (r *Result) Total() *Phase { return r.Phases[len(r.Phases)-1] }
+
+// Happening is an event of the timeline.
+type Happening struct {
+	At   time.Duration
+	What string
+}
+
+// Sample is the state at one moment.
+type Sample struct {
+	At time.Duration
+	// Users and Sessions are counted by backend, -1 where a backend is not there.
+	Users, Sessions []int
+	// Waiting is how many users were without a session by a fault.
+	Waiting int
+	// Moves are counted by reason since the sample before.
+	Moves map[string]int
+}
+
+// Phase is a part of a scenario, or all of it.
+type Phase struct {
+	Name       string
+	Begin, End time.Duration
+	// Users is how many had a backend at the end.
+	Users int
+	// Logins are those that succeeded, Refused the lookups that were told to try again.
+	Logins, Refused int
+	// Moves are changes of a user's backend, MovedUsers are the users whom they happened to. LeastMoves is how many users had
+	// to move whatever anybody decides: they logged in after their backend was lost that did not come back until the end.
+	Moves, MovedUsers, LeastMoves int
+	// Kicked is how many users' sessions were ended to move them.
+	Kicked int
+	// WaitedUsers were told to try again at least once. WaitMean and WaitMax are for how many seconds those who were waiting
+	// had no session, from when it was cut or refused until a login succeeded. StillWaiting of them had none at the end.
+	WaitedUsers, StillWaiting int
+	WaitMean, WaitMax         float64
+	// Unavailable is how many seconds all users were without a session by a fault, those included who had not to wait.
+	Unavailable float64
+	// SplitUsers had sessions on two backends at a time.
+	SplitUsers int
+	// UsersLoad and SessionsLoad are how users and sessions are spread over the backends that there should be.
+	UsersLoad, SessionsLoad Spread
+	// MovesBy counts moves by reason.
+	MovesBy map[string]int
+
+	waits   int
+	waitSum float64
+}
+
+func (p *Phase) perUser(v float64) float64 { return v / float64(max(1, p.Users)) }
+
+// Spread is how even a load is.
+type Spread struct {
+	Min, Max int
+	Mean     float64
+	// Peak is the load of the fullest backend divided by its share by weight; Worst is the highest Peak of the phase.
+	Peak, Worst float64
+}
