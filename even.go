@@ -1,5 +1,7 @@
 package director
 
+import "math"
+
 // worthMoving is how many sessions a user must have open on average to be moved for evening out. Users with fewer would
 // double the moves and change little: it is sessions that make a backend crowded, not rows.
 const worthMoving = 0.5
@@ -8,8 +10,8 @@ const worthMoving = 0.5
 type Load struct {
 	// Idle says that the user has no session open anywhere. Not known is not idle.
 	Idle bool
-	// Expected is how many sessions the user has open on average.
-	Expected float64
+	// Expected is how many sessions the user has open on average, Typical how many users have who are worth moving.
+	Expected, Typical float64
 	// Sessions are how many are open on each backend on average.
 	Sessions map[string]float64
 }
@@ -29,10 +31,23 @@ func (p Policy) even(f Facts, backend string) (string, bool) {
 			rooms = append(rooms, Room{Backend: s.Backend, Free: max(0, s.Fair-s.Has)})
 		}
 	}
-	if !crowded {
+	if !crowded || !f.chosen() {
 		return "", false
 	}
 	return f.Ring.Place(f.Key, rooms)
+}
+
+// chosen draws, by the user's hash, whether somebody who weighs less than others is one of those who are moved. Who has one program
+// open is without a session more often than who has three: without a draw such users would all go first, and a third more users
+// be moved in the end.
+func (f Facts) chosen() bool {
+	weight := f.Load.Expected / f.Load.Typical
+	chance := weight * math.Sqrt(weight) // measured: the square moves fewer, but takes longer than a day
+	if !(chance < 1) {
+		return true
+	}
+	drawn, _ := f.Ring.Place(f.Key, []Room{{Backend: "go", Free: chance}, {Backend: "stay", Free: 1 - chance}})
+	return drawn == "go"
 }
 
 // Share is what a backend has of a load, and what would be fair by its weight.

@@ -45,6 +45,12 @@ func drawFacts(t *rapid.T) director.Facts {
 	if rapid.Bool().Draw(t, "remembered") {
 		f.Remembered = &director.Remembered{Backend: "dovecot-backend-1", At: now.Add(-time.Duration(rapid.IntRange(0, 5000).Draw(t, "remembered ago")) * time.Second)}
 	}
+	if rapid.Bool().Draw(t, "sessions known") {
+		f.Load = &director.Load{
+			Idle: rapid.Bool().Draw(t, "idle"), Expected: rapid.Float64Range(0, 3).Draw(t, "expected"), Typical: rapid.Float64Range(0, 3).Draw(t, "typical"),
+			Sessions: map[string]float64{"dovecot-backend-0": rapid.Float64Range(0, 9).Draw(t, "sessions"), "dovecot-backend-3": 1},
+		}
+	}
 	if view != nil {
 		f.Ring = fixedRing(view.Members())
 		f.Rooms = director.Rooms(view, map[string]int{"dovecot-backend-0": rapid.IntRange(0, 9).Draw(t, "count")})
@@ -57,7 +63,7 @@ func drawFacts(t *rapid.T) director.Facts {
 func TestPolicyRules(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := drawFacts(t)
-		p := director.Policy{RejectUnknown: rapid.Bool().Draw(t, "strict")}
+		p := director.Policy{RejectUnknown: rapid.Bool().Draw(t, "strict"), EvenAbove: rapid.SampledFrom([]float64{0, 1, 1.5}).Draw(t, "even above")}
 		d := p.Decide(f)
 		if again := p.Decide(f); again != d {
 			t.Fatalf("equal facts, two decisions: %+v and %+v", d, again)
@@ -82,6 +88,10 @@ func TestPolicyRules(t *testing.T) {
 			t.Fatalf("held until the past: %+v at %s", d, f.Now)
 		case (d.Verb == director.Reject) != (f.Row == director.RowRefused && p.RejectUnknown):
 			t.Fatalf("%+v for row state %d", d, f.Row)
+		case d.Reason == director.Evened:
+			if !mappedAlive || f.ReadOnly || d.Backend == f.Mapping.Backend || p.EvenAbove == 0 || f.Load == nil || !f.Load.Idle {
+				t.Fatalf("moved for evening out: %+v", d)
+			}
 		case f.Row == director.RowFound && mappedAlive && (d.Verb != director.Serve || d.Backend != f.Mapping.Backend):
 			t.Fatalf("mapped to an alive backend, but %+v", d)
 		case d.Reason == director.Placed:

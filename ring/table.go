@@ -101,3 +101,21 @@ func (t *Table) Checksum() uint64 {
 
 // Owner returns the member that a partition, 0 to 65536, falls to; a key's partition is xxhash64(key) modulo 65537.
 func (t *Table) Owner(partition int) string { return t.names[t.owners[partition]] }
+
+// Difference returns for how large a share of all keys two tables propose different members. A table without members differs
+// from one that has some in all of them.
+func (t *Table) Difference(u *Table) float64 {
+	if len(t.owners) == 0 || len(u.owners) == 0 {
+		if len(t.owners) == len(u.owners) {
+			return 0
+		}
+		return 1
+	}
+	n := 0
+	for p := range t.owners {
+		if t.Owner(p) != u.Owner(p) {
+			n++
+		}
+	}
+	return float64(n) / partitions
+}

@@ -42,7 +42,7 @@ func run(ctx context.Context, args []string, env lookupEnv, stdout, stderr io.Wr
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(serveCommand(env, stderr), migrateCommand(env, stdout), simulateCommand(stdout, stderr))
+	root.AddCommand(serveCommand(env, stderr), migrateCommand(env, stdout), simulateCommand(stdout, stderr), ringCommand(stdout))
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0

@@ -19,6 +19,7 @@ const (
 	failing                  // crashed; sessions are cut
 	unready                  // fails its probe and serves
 	terminating              // was told to end and serves
+	stopping                 // was told to end and serves no more
 )
 
 // pod is a backend.
@@ -105,6 +106,8 @@ func (c *cluster) snapshot() director.Snapshot {
 			condition = director.Ready
 		case terminating:
 			condition = director.Terminating
+		case stopping:
+			condition = director.Stopping
 		}
 		s.Backends = append(s.Backends, director.Backend{Name: p.name, Addr: p.addr, Weight: p.weight, Instance: p.instance, Condition: condition})
 	}
@@ -167,25 +170,22 @@ func (c *cluster) start(i int, down time.Duration, then func()) {
 	})
 }
 
-// end deletes a backend: it serves until it has ended.
+// end deletes a backend: it serves until it has ended, if it does now.
 func (c *cluster) end(i int, stop time.Duration, then func()) {
-	if s := c.pod(i).state; s == absent || s == terminating {
+	switch p := c.pod(i); {
+	case p.state == absent || p.state == terminating:
 		then()
 		return
-	}
-	if !c.pod(i).serves() {
+	case p.serves():
+		c.enter(i, terminating)
+	default:
+		c.enter(i, stopping)
 		stop = 0
 	}
-	ended := func() {
+	c.later(stop, i, func() {
 		c.enter(i, absent)
 		then()
-	}
-	if stop == 0 {
-		ended()
-		return
-	}
-	c.enter(i, terminating)
-	c.later(stop, i, ended)
+	})
 }
 
 // restart deletes a backend and starts it anew, if it is wanted then.

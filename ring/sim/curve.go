@@ -53,5 +53,5 @@ func between(table *[steps + 1]float64, x float64) float64 {
 func (c *curve) after(t moment, activity float64) moment {
 	activity += between(&c.at, float64(t%day)/float64(day))
 	days := float64(int(activity))
-	return t - t%day + moment((days+between(&c.inv, activity-days))*float64(day))
+	return max(t, t-t%day+moment((days+between(&c.inv, activity-days))*float64(day))) // the tables are not quite each other's inverse
 }

@@ -199,5 +199,5 @@ func (d *directors) latestNow() director.Snapshot {
 // load is what a poll of the backends would tell of sessions.
 func (d *directors) load(string) *director.Load {
 	u := &d.w.users[d.asking]
-	return &director.Load{Idle: u.open == 0, Expected: d.w.expected(u), Sessions: d.w.expectedByBackend}
+	return &director.Load{Idle: u.open == 0, Expected: d.w.expected(u), Typical: d.w.typical, Sessions: d.w.expectedByBackend}
 }

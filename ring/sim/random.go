@@ -11,9 +11,11 @@ type stream uint64
 
 // newStream returns a stream for a seed and a number.
 func newStream(seed, number uint64) stream {
-	s := stream(seed)
-	return stream(s.next() ^ mix(number+0x9e3779b97f4a7c15))
+	return stream(mix(mix(seed+increment) + number*increment))
 }
+
+// increment is SplitMix64's: two to the 64th divided by the golden ratio.
+const increment = 0x9e3779b97f4a7c15
 
 func mix(z uint64) uint64 {
 	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
@@ -22,7 +24,7 @@ func mix(z uint64) uint64 {
 }
 
 func (s *stream) next() uint64 {
-	*s += 0x9e3779b97f4a7c15
+	*s += increment
 	return mix(uint64(*s))
 }
 

@@ -24,6 +24,7 @@ var columns = []struct {
 	{"waited", func(p *Phase) float64 { return float64(p.WaitedUsers) }, 0},
 	{"mean s", func(p *Phase) float64 { return p.WaitMean }, 1},
 	{"max s", func(p *Phase) float64 { return p.WaitMax }, 1},
+	{"away s/user", func(p *Phase) float64 { return p.perUser(p.Unavailable) }, 2},
 	{"users min", func(p *Phase) float64 { return float64(p.UsersLoad.Min) }, 0},
 	{"mean", func(p *Phase) float64 { return p.UsersLoad.Mean }, 0},
 	{"max", func(p *Phase) float64 { return float64(p.UsersLoad.Max) }, 0},

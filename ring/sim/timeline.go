@@ -220,7 +220,7 @@ func (w *world) move(d *directors, number uint32, m director.Move) {
 		return
 	}
 	if u.open > 0 {
-		w.book.kick(w)
+		w.book.kick()
 		w.kick(u)
 	}
 	w.book.rehome(w, u, to, "planned")

@@ -41,6 +41,8 @@ type world struct {
 	book         book
 	// expectedByBackend are the sessions that users have on average, by the backend of their last login.
 	expectedByBackend map[string]float64
+	// typical is how many sessions those have on average who have half a session or more.
+	typical float64
 }
 
 // user is what is known of one user.
@@ -92,6 +94,15 @@ type Options struct {
 
 // Run runs a scenario. The same scenario gives the same result, byte for byte. The error is that of ctx.
 func Run(ctx context.Context, s *Scenario, o Options) (*Result, error) {
+	w := newWorld(s, o)
+	if err := w.run(ctx, w.end, o.Progress); err != nil {
+		return nil, err
+	}
+	return w.book.result(w, cmp.Or(o.Strategy, Ours)), nil
+}
+
+// newWorld makes a world that is about to begin.
+func newWorld(s *Scenario, o Options) *world {
 	w := &world{
 		scenario: s, end: moment(s.Duration.Milliseconds()), random: newStream(s.seed, 0), curve: newCurve(s.logins.curve),
 		byName: map[string]int{}, tables: map[string]*ring.Table{}, tracer: o.Trace, expectedByBackend: map[string]float64{},
@@ -99,16 +110,13 @@ func Run(ctx context.Context, s *Scenario, o Options) (*Result, error) {
 	w.calendar = newCalendar(w.end, w.fetch)
 	w.populate()
 	w.cluster = newCluster(w)
-	w.book.begin(w)
+	w.book.begin()
 	w.strategy = newStrategy(cmp.Or(o.Strategy, Ours), w)
 	w.cluster.tell()
 	w.settleUsers()
 	w.schedule()
 	w.book.start(w)
-	if err := w.run(ctx, o.Progress); err != nil {
-		return nil, err
-	}
-	return w.book.result(w, cmp.Or(o.Strategy, Ours)), nil
+	return w
 }
 
 // clock is the time that directors see.
@@ -144,10 +152,10 @@ func (w *world) at(at moment, do func()) {
 	w.agenda = slices.Insert(w.agenda, i, a)
 }
 
-// run lets time pass. What happens to backends goes before what clients do at the same moment.
-func (w *world) run(ctx context.Context, progress func(float64)) error {
+// run lets time pass until a moment. What happens to backends goes before what clients do at the same moment.
+func (w *world) run(ctx context.Context, end moment, progress func(float64)) error {
 	for {
-		until := w.end
+		until := end
 		if n := len(w.agenda); n > 0 {
 			until = min(until, w.agenda[n-1].at)
 		}
@@ -170,7 +178,7 @@ func (w *world) run(ctx context.Context, progress func(float64)) error {
 			}
 		}
 		w.now = until
-		if w.now >= w.end {
+		if w.now >= end {
 			return nil
 		}
 		next := w.agenda[len(w.agenda)-1]
@@ -426,9 +434,18 @@ func (w *world) expected(u *user) float64 {
 // survey adds up what users' averages come to, by backend.
 func (w *world) survey() {
 	clear(w.expectedByBackend)
+	sum, n := 0.0, 0
 	for i := range w.users {
-		if u := &w.users[i]; u.home >= 0 {
-			w.expectedByBackend[w.cluster.pods[u.home].name] += w.expected(u)
+		u := &w.users[i]
+		if u.home < 0 {
+			continue
+		}
+		expected := w.expected(u)
+		w.expectedByBackend[w.cluster.pods[u.home].name] += expected
+		if expected >= 0.5 {
+			sum += expected
+			n++
 		}
 	}
+	w.typical = sum / float64(max(1, n))
 }
