@@ -15,6 +15,13 @@ type Mapping struct {
 	Age time.Duration
 }
 
+// Row is a user's row as it is exported and imported.
+type Row struct {
+	User, Backend string
+	// LastSeen is the row's last_ts. Zero, in a row to be written, is the store's now.
+	LastSeen time.Time
+}
+
 // Assignment is a compare-and-set on one user's mapping: "was Was or absent, becomes Becomes".
 type Assignment struct {
 	User string

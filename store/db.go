@@ -54,6 +54,10 @@ type database interface {
 	assign(ctx context.Context, batch []director.Assignment, impatient bool) (map[string]director.Mapping, error)
 	touch(ctx context.Context, touches []touch) error
 	counts(ctx context.Context) (map[string]int, error)
+	// each calls do with every row, in the order of the users' bytes, and ends with its error.
+	each(ctx context.Context, do func(director.Row) error) error
+	// insert writes the rows of users who have none, all or nothing, and returns those users.
+	insert(ctx context.Context, rows []director.Row) (written map[string]bool, err error)
 	// probe proves that the table can be read.
 	probe(ctx context.Context) error
 	migrate(ctx context.Context) ([]string, error)

@@ -27,6 +27,12 @@
 //
 // last_ts is written in the background, in statements of a few users with rests between them, and passes over locked rows.
 //
+// # Export and import
+//
+// Each reads all rows as they were at one moment. Insert writes rows of users who have none, and never changes one: who moves a user
+// has to wait until the old backend serves him no more, which only lookups do. Both work on a store that is not run, on connections
+// that lookups do not use.
+//
 // # Poolers
 //
 // Nothing depends on the state of a session but prepared statements, and those are done without as soon as a pooler turns out

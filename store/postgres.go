@@ -34,6 +34,8 @@ type postgres struct {
 	db *sqlx.DB
 	// patient is for what may take longer than a lookup.
 	patient *sqlx.DB
+	// streaming is for reading all rows.
+	streaming *sqlx.DB
 	// What is asked all the time.
 	reading, assigning, touching *statement
 }
@@ -48,6 +50,9 @@ func openPostgres(c Config) (*DB, error) {
 		return nil, err
 	}
 	if p.patient, err = pool(config, countLimit, 1); err != nil {
+		return nil, err
+	}
+	if p.streaming, err = pool(config, streamSilence, 1); err != nil {
 		return nil, err
 	}
 	preparing := &preparing{log: c.Logger}
@@ -272,7 +277,7 @@ var errReadOnly = errors.New("the server is read-only: a standby, or default_tra
 
 // close ignores errors: connections that are dead already have some, and nothing is lost with them.
 func (p *postgres) close() error {
-	_, _ = p.db.Close(), p.patient.Close()
+	_, _, _ = p.db.Close(), p.patient.Close(), p.streaming.Close()
 	return nil
 }
 
