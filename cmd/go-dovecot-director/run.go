@@ -42,7 +42,10 @@ func run(ctx context.Context, args []string, env lookupEnv, stdout, stderr io.Wr
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(serveCommand(env, stderr), migrateCommand(env, stdout), simulateCommand(stdout, stderr), ringCommand(stdout))
+	root.AddCommand(
+		serveCommand(env, stderr), migrateCommand(env, stdout), exportCommand(env, stdout), importCommand(env, stdout, stderr),
+		simulateCommand(stdout, stderr), ringCommand(stdout),
+	)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
@@ -58,7 +61,9 @@ func run(ctx context.Context, args []string, env lookupEnv, stdout, stderr io.Wr
 // anything starts.
 func command(cmd *cobra.Command, env lookupEnv, register func(*pflag.FlagSet), check func() error, do func(context.Context) error) *cobra.Command {
 	register(cmd.Flags())
-	cmd.Args = cobra.NoArgs
+	if cmd.Args == nil {
+		cmd.Args = cobra.NoArgs
+	}
 	cmd.Flags().SortFlags = false
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := fromEnvironment(cmd.Flags(), env); err != nil {

@@ -66,7 +66,7 @@ func (s *settings) register(fs *pflag.FlagSet) {
 }
 
 func (s *policySettings) register(fs *pflag.FlagSet) {
-	add(fs, &s.users.Name, "username-format", "template", "%Lu", "canonical user name, as in Dovecot: %u, %n and %d with L or U for the case", director.ParseTemplate)
+	registerUserName(fs, &s.users.Name)
 	add(fs, &s.users.Hash, "hash-format", "template", "%Lu", "what the ring hashes; %Ld keeps the new users of a domain together", director.ParseTemplate)
 	add(fs, &s.unknownUsers, "unknown-users", "choice", "propose", "users whom the database refuses: propose a backend, or reject them", parseChoice("propose", unknownUsersReject))
 	add(fs, &s.graces.Failover, "failover-grace", "duration", "30s", "how long the users of a backend wait that is not ready", parseDuration(0, time.Hour))
@@ -79,6 +79,11 @@ func (s *policySettings) register(fs *pflag.FlagSet) {
 // policy is what the settings come to.
 func (s *policySettings) policy() director.Policy {
 	return director.Policy{RejectUnknown: s.unknownUsers == unknownUsersReject}
+}
+
+// registerUserName adds the setting that says under which name a user is stored.
+func registerUserName(fs *pflag.FlagSet, name *director.Template) {
+	add(fs, name, "username-format", "template", "%Lu", "canonical user name, as in Dovecot: %u, %n and %d with L or U for the case", director.ParseTemplate)
 }
 
 func (s *sourceSettings) register(fs *pflag.FlagSet) {
