@@ -190,9 +190,9 @@ func (t *table) readTable(each func(mappingRow) error) error {
 func (c columns) row(line int, fields []string) mappingRow {
 	switch n := len(fields); {
 	case (n < c.least || n > c.most) && c.least == c.most:
-		return mappingRow{line: line, fault: fmt.Errorf("it has %d fields, the header has %d", n, c.most)}
+		return mappingRow{line: line, fault: fmt.Errorf("fields: %d, in the header: %d", n, c.most)}
 	case n < c.least || n > c.most:
-		return mappingRow{line: line, fault: fmt.Errorf("it has %d fields; without a header they are a user, a backend, and possibly last_ts", n)}
+		return mappingRow{line: line, fault: fmt.Errorf("fields: %d; without a header they are a user, a backend, and possibly last_ts", n)}
 	}
 	row := mappingRow{line: line, user: fields[c.user], backend: fields[c.backend]}
 	row.nameless = c.dovecot && row.user == dovecotUnknown
