@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -115,9 +116,7 @@ func (db *DB) Find(ctx context.Context, users []string) (map[string]director.Map
 			case err != nil:
 				failure = err
 			}
-			for user, m := range found {
-				all[user] = m
-			}
+			maps.Copy(all, found)
 			return true
 		})
 	}

@@ -60,6 +60,23 @@ func TestReadmeSettings(t *testing.T) {
 	t.Errorf("the README's settings differ from the program's; run: go test ./cmd/... -run %s -update", t.Name())
 }
 
+// TestReadmeImport imports what the README imports, and holds that a reader gets the report that stands there.
+func TestReadmeImport(t *testing.T) {
+	text, err := os.ReadFile(readme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	example := regexp.MustCompile(`(?m)^\$ go-dovecot-director import (\S+)\n((?:[^$].*\n)*)`).FindStringSubmatch(string(text))
+	if example == nil {
+		t.Fatal("the README has no example")
+	}
+	p := ported{t, migrated(t)}
+	code, report, stderr := p.run("import", "../../"+example[1], "--endpoints-file", endpoints)
+	if code != 0 || report != example[2] {
+		t.Errorf("exit code %d, %s\n%s\nthe README says\n%s", code, stderr, report, example[2])
+	}
+}
+
 // TestReadmeExamples asks what the README's curl lines ask, and holds that a reader gets the answers that stand there.
 func TestReadmeExamples(t *testing.T) {
 	text, err := os.ReadFile(readme)
