@@ -22,6 +22,9 @@ func (db *DB) Each(ctx context.Context, do func(director.Row) error) error {
 	defer cancel()
 	var stopped error
 	err := db.database.each(ctx, func(r director.Row) error {
+		if ctx.Err() != nil {
+			return ctx.Err() // rows that have arrived already would still be read
+		}
 		if stopped = do(r); stopped != nil {
 			cancel() // closing what is read would read the rest
 		}

@@ -37,6 +37,8 @@ func run(ctx context.Context, args []string, env lookupEnv, stdout, stderr io.Wr
 		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		// An error is one line.
+		DisableSuggestions: true,
 	}
 	root.SetArgs(args)
 	root.SetOut(stdout)

@@ -124,10 +124,10 @@ func Load(file string, data []byte, settings Settable, mappings Mappings) (*Scen
 	var document yaml.Node
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	if err := decoder.Decode(&document); err != nil {
-		return nil, syntaxError(file, err)
+		return nil, syntaxError(file, data, err)
 	}
 	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, &Error{File: file, Message: "there is more than one document; write one scenario a file"}
+		return nil, &Error{File: file, Line: 1, Column: 1, Message: "there is more than one document, or something is wrong after the first; write one scenario a file"}
 	}
 	s := &Scenario{
 		File: file, seed: 1,
@@ -198,19 +198,30 @@ func (s *Scenario) checkRows() error {
 	return nil
 }
 
-// syntaxError finds the line in the parser's error.
-func syntaxError(file string, err error) error {
+// syntaxError finds the place of the parser's error. It names a line, unless it is the first or an anchor is missing; what is wrong
+// there begins with the line's text.
+func syntaxError(file string, data []byte, err error) error {
 	if errors.Is(err, io.EOF) {
 		return &Error{File: file, Line: 1, Column: 1, Message: "the file is empty; expected is a map with duration, backends, users, timeline"}
 	}
-	message := strings.TrimPrefix(err.Error(), "yaml: ")
-	e := &Error{File: file, Line: 1, Column: 1, Message: message + "; expected is YAML"}
-	if rest, ok := strings.CutPrefix(message, "line "); ok {
+	e := &Error{File: file, Line: 1, Message: strings.TrimPrefix(err.Error(), "yaml: ")}
+	if rest, ok := strings.CutPrefix(e.Message, "line "); ok {
 		digits, what, _ := strings.Cut(rest, ": ")
 		if line, err := strconv.Atoi(digits); err == nil {
-			e.Line, e.Message = line, what+"; expected is YAML"
+			e.Line, e.Message = line, what
 		}
 	}
+	lines := strings.Split(string(data), "\n")
+	if anchor, ok := strings.CutPrefix(e.Message, "unknown anchor '"); ok {
+		alias := "*" + strings.TrimSuffix(anchor, "' referenced")
+		e.Line = max(0, slices.IndexFunc(lines, func(line string) bool { return strings.Contains(line, alias) })) + 1
+		e.Column = strings.Index(lines[e.Line-1], alias) + 1
+	} else if e.Line <= len(lines) {
+		line := lines[e.Line-1]
+		e.Column = len(line) - len(strings.TrimLeft(line, " \t")) + 1
+	}
+	e.Column = max(1, e.Column)
+	e.Message += "; expected is YAML"
 	return e
 }
 
