@@ -93,6 +93,10 @@ func loadScenario(file string) (*sim.Scenario, error) {
 	if err != nil {
 		return nil, err
 	}
+	return loadScenarioText(file, data)
+}
+
+func loadScenarioText(file string, data []byte) (*sim.Scenario, error) {
 	return sim.Load(file, data, newScenarioSettings(), func(name string, each func(user, backend string) error) error {
 		if !filepath.IsAbs(name) {
 			name = filepath.Join(filepath.Dir(file), name)

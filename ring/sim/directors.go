@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -16,16 +17,20 @@ type Step struct {
 	// Snapshot is what it was shown; Asked if it had asked for it, during the lookup that comes next.
 	Snapshot *director.Snapshot
 	Asked    bool
-	// Restarted says that it is a new one from now on, Counted that it counted users.
-	Restarted, Counted bool
+	// Settings are those of a director that starts now, in place of the one before.
+	Settings *Settings
+	// Counted says that it counted users.
+	Counted bool
+	// Load is what it was told of sessions, during the lookup that comes next.
+	Load *director.Load
 	// Answer is what it answered to User.
 	User   string
 	Answer director.Answer
 	// Database is set when the database goes away or comes back, with all replicas.
 	Database bool
 	Down     bool
-	// Moved is what a planned move wrote to the store.
-	Moved *director.Assignment
+	// Row was in the store before the begin, Moved is what a planned move wrote to it.
+	Row, Moved *director.Assignment
 }
 
 // directors are replicas of the real director on one store, each with a view of its own.
@@ -53,6 +58,7 @@ func newDirectors(w *world) *directors {
 	d := &directors{w: w, store: newMemory(w.clock, len(w.users))}
 	for _, r := range w.scenario.users.rows {
 		d.store.put(r.user, r.backend, w.clock().Add(-24*time.Hour))
+		w.trace(Step{Row: &director.Assignment{User: r.user, Becomes: r.backend}})
 	}
 	random := newStream(w.scenario.seed, 2)
 	for i := range w.scenario.replicas.count {
@@ -88,12 +94,12 @@ func (r *replica) start() {
 		Hash:          xxhash.Sum64String,
 	}
 	if w.scenario.settings.Policy.EvenAbove > 0 {
-		config.Load = r.of.load
+		config.Load = r.load
 	}
 	r.d = director.New(config)
 	r.blind = w.cluster.blind
 	r.running = true
-	w.trace(Step{Replica: r.number, Restarted: true})
+	w.trace(Step{Replica: r.number, Settings: &w.scenario.settings})
 }
 
 // observe shows the directors a snapshot, each when it comes to it.
@@ -197,7 +203,14 @@ func (d *directors) latestNow() director.Snapshot {
 }
 
 // load is what a poll of the backends would tell of sessions.
-func (d *directors) load(string) *director.Load {
-	u := &d.w.users[d.asking]
-	return &director.Load{Idle: u.open == 0, Expected: d.w.expected(u), Typical: d.w.typical, Sessions: d.w.expectedByBackend}
+func (r *replica) load(string) *director.Load {
+	w := r.of.w
+	u := &w.users[r.of.asking]
+	load := &director.Load{Idle: u.open == 0, Expected: w.expected(u), Typical: w.typical, Sessions: w.expectedByBackend}
+	if w.tracer != nil {
+		copied := *load
+		copied.Sessions = maps.Clone(load.Sessions)
+		w.trace(Step{Replica: r.number, Load: &copied})
+	}
+	return load
 }

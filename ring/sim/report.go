@@ -104,11 +104,45 @@ func clockAt(d time.Duration) string {
 	return s
 }
 
-// WriteJSON writes everything that is known of results. Durations are in seconds.
+// WriteJSON writes everything that is known of results. Times are in seconds since the begin.
 func WriteJSON(w io.Writer, results []*Result) error {
+	type phase struct {
+		*Phase
+		Begin float64 `json:"begin_s"`
+		End   float64 `json:"end_s"`
+	}
+	type sample struct {
+		Sample
+		At float64 `json:"at_s"`
+	}
+	type event struct {
+		Happening
+		At float64 `json:"at_s"`
+	}
+	type result struct {
+		*Result
+		Begin    float64  `json:"time_of_day_s"`
+		Duration float64  `json:"duration_s"`
+		Phases   []phase  `json:"phases"`
+		Events   []event  `json:"events"`
+		Samples  []sample `json:"samples"`
+	}
+	all := make([]result, len(results))
+	for i, r := range results {
+		all[i] = result{Result: r, Begin: r.Begin.Seconds(), Duration: r.Duration.Seconds()}
+		for _, p := range r.Phases {
+			all[i].Phases = append(all[i].Phases, phase{p, p.Begin.Seconds(), p.End.Seconds()})
+		}
+		for _, e := range r.Events {
+			all[i].Events = append(all[i].Events, event{e, e.At.Seconds()})
+		}
+		for _, s := range r.Samples {
+			all[i].Samples = append(all[i].Samples, sample{s, s.At.Seconds()})
+		}
+	}
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
-	return encoder.Encode(results)
+	return encoder.Encode(all)
 }
 
 // WriteCSV writes all figures of all phases, a line for each.

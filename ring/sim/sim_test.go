@@ -43,7 +43,9 @@ func (k *knobs) Set(name, value string) error {
 func (k *knobs) Settings() Settings { return k.settings }
 
 // noFile is for scenarios without a file of users.
-func noFile(name string, _ func(user, backend string) error) error { return errors.New("there is no file " + name) }
+func noFile(name string, _ func(user, backend string) error) error {
+	return errors.New("there is no file " + name)
+}
 
 func load(t interface{ Fatal(...any) }, text string) *Scenario {
 	s, err := Load("test.yaml", []byte(text), newKnobs(), noFile)
