@@ -61,6 +61,7 @@ bench: build ## Measure lookups against a null handler and pgbench, and the part
 	@$(GO) build -o $(BUILD)/loadgen ./cmd/loadgen
 	@$(BUILD)/loadgen bench --director $(PROGRAM) --picture $(BUILD)/bench.svg
 	$(GO) test -run '^$$' -bench . -benchmem . ./http ./ring
+	$(GO) test -run '^$$' -bench . -benchtime 1x ./ring/sim
 
 .PHONY: logins
 logins: deps ## Measure IMAP logins per second through real proxies, against Dovecot's own Director
@@ -76,7 +77,7 @@ fuzz: ## Run every fuzz target for half a minute
 
 .PHONY: verify
 verify: ## Rewrite golden files and the generated part of the README; fail if they change
-	$(GO) test -run 'TestPolicyTable|TestReadmeSettings' . ./cmd/go-dovecot-director -update
+	$(GO) test -run 'TestPolicyTable|TestTable|TestReadmeSettings|TestReadmeSimulations' . ./ring/sim ./cmd/go-dovecot-director -update
 	git diff --exit-code -- testdata README.md
 
 .PHONY: clean

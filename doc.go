@@ -14,7 +14,8 @@
 //  1. The name is made canonical and checked. What could not be stored, or would be stored as somebody else, is refused.
 //  2. Without a complete view of the backends nothing is answered: "not seen yet" is never taken for "dead".
 //  3. The user's row is read. It is read for every lookup; nothing may answer against it.
-//  4. Its backend is alive: that is the answer.
+//  4. Its backend is alive: that is the answer. If evening out is on and the backend is crowded, a user who has no session
+//     open anywhere may be moved off it now.
 //  5. Its backend is lost: the user waits (Hold) while it may come back, and is placed elsewhere when the wait is over
 //     and the source has just proven that the view is current.
 //  6. There is no row: the ring proposes. Right after a start new users wait while some backends are still expected, so
@@ -27,7 +28,7 @@
 //  10. The store is down: users whom this replica remembers are served if their backend was not away meanwhile.
 //     Others are told to try again.
 //
-// Policy.Decide is this as one pure function. testdata/policy.golden is its whole table, to be read by people.
+// Policy.Decide is this as one pure function, Planner.Plan says as another what it takes to even out a site. testdata/policy.golden is its whole table, to be read by people.
 //
 // # What is authoritative
 //

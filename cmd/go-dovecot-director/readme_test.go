@@ -94,3 +94,46 @@ func TestReadmeExamples(t *testing.T) {
 		}
 	}
 }
+
+// TestReadmeSimulations runs what the README shows of simulate and ring, and holds that what stands there comes of it.
+func TestReadmeSimulations(t *testing.T) {
+	text, err := os.ReadFile(readme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir("../..") // the reader's folder
+	shown := regexp.MustCompile("(?m)^\\$ (go-dovecot-director (simulate|ring)|cat) (.*)\n((?:[^$`].*\n|\n)*)")
+	seen := map[string]bool{}
+	now := shown.ReplaceAllStringFunc(string(text), func(example string) string {
+		m := shown.FindStringSubmatch(example)
+		out := ""
+		if m[2] == "" {
+			data, err := os.ReadFile(m[3])
+			if err != nil {
+				t.Error(err)
+			}
+			out = string(data)
+		} else {
+			code, stdout, stderr := simulated(t, append([]string{m[2]}, strings.Fields(m[3])...)...)
+			if code != 0 {
+				t.Errorf("%s: exit code %d, %s", m[3], code, stderr)
+			}
+			out = stdout
+		}
+		seen[m[2]] = true
+		return "$ " + m[1] + " " + m[3] + "\n" + out
+	})
+	if !seen["simulate"] || !seen["ring"] || !seen[""] {
+		t.Fatalf("the README shows %v", seen)
+	}
+	if now == string(text) {
+		return
+	}
+	if *update {
+		if err := os.WriteFile("README.md", []byte(now), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	t.Errorf("the README's examples differ from what comes of them; run: go test ./cmd/... -run %s -update", t.Name())
+}
