@@ -105,6 +105,25 @@ timeline: `
 	}
 }
 
+// TestNewUsersGoByWeight holds that who drains gets nobody, and who weighs more gets more.
+func TestNewUsersGoByWeight(t *testing.T) {
+	for _, strategy := range []string{Ours, StatelessR, Rendezvous, Dovecot23} {
+		r := play(t, `
+duration: 2h
+backends: {count: 4, weights: {1: 3}}
+users: {count: 20_000, at_start: 4, growth: linear, connected: 100%, devices: 1}
+logins: {gaps: [30d]}
+timeline: [{at: 0s, drain: {backends: 0}}, {at: 1h, phase: second, weight: {backends: [2, 3], to: 4}}]`, strategy)
+		half, end := r.Samples[len(r.Samples)/2].Users, r.Samples[len(r.Samples)-1].Users
+		for i, want := range [][2]float64{{0, 0}, {0.6, 3.0 / 11}, {0.2, 4.0 / 11}, {0.2, 4.0 / 11}} {
+			first, second := float64(half[i])/10_000, float64(end[i]-half[i])/10_000
+			if math.Abs(first-want[0]) > 0.07 || math.Abs(second-want[1]) > 0.07 || i == 0 && first+second > 0.001 {
+				t.Errorf("%s: backend %d gets %.3f and then %.3f of the new users, want %.3f", strategy, i, first, second, want)
+			}
+		}
+	}
+}
+
 // TestPeers compares the peers with what theory says of a rolling restart of ten in which nobody waits: who is spread at random moves
 // 0.9((10/9)^10-1) = 1.68 times, rings keep a part, and 1.1 is the least.
 func TestPeers(t *testing.T) {
