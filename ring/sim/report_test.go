@@ -123,8 +123,18 @@ func TestExpectations(t *testing.T) {
 		bound string
 		holds bool
 	}{
-		{"400", true}, {"== 400", true}, {"401", false}, {"<= 400", true}, {"<= 399", false}, {">= 400", true}, {">= 401", false},
-		{"< 401", true}, {"< 400", false}, {"> 399", true}, {"> 400", false}, {"6m40s", true},
+		{"400", true},
+		{"== 400", true},
+		{"401", false},
+		{"<= 400", true},
+		{"<= 399", false},
+		{">= 400", true},
+		{">= 401", false},
+		{"< 401", true},
+		{"< 400", false},
+		{"> 399", true},
+		{"> 400", false},
+		{"6m40s", true},
 	} {
 		s := load(t, "duration: 1h\nusers: {count: 1}\nexpect: {users: \""+tc.bound+"\"}")
 		if got := s.expect[0].holds(total); got != tc.holds {
