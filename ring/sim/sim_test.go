@@ -250,6 +250,15 @@ func TestTheBooksBalance(t *testing.T) {
 			sum.Kicked != total.Kicked || math.Abs(sum.Unavailable-total.Unavailable) > 1e-3 || sum.StillWaiting != total.StillWaiting || sum.WaitMax != total.WaitMax {
 			t.Fatalf("phases add up to %+v, all is %+v", sum, total)
 		}
+		moved, waited, split := 0, 0, 0
+		for _, u := range w.users {
+			moved += int(min(1, u.movedIn))
+			waited += int(min(1, u.waitedIn))
+			split += int(min(1, u.splitIn))
+		}
+		if moved != total.MovedUsers || waited != total.WaitedUsers || split != total.SplitUsers {
+			t.Fatalf("%d users were moved, %d waited, %d were split, all is %+v", moved, waited, split, total)
+		}
 		moves := 0
 		for _, sample := range r.Samples {
 			for _, n := range sample.Moves {
