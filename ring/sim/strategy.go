@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/cespare/xxhash/v2"
 	director "github.com/k-web-s/go-dovecot-director"
@@ -183,7 +184,7 @@ func (v *vhosts) lookup(user uint32, _ *stream) (int, director.Reason) {
 	if len(v.points) == 0 {
 		return -1, director.NoBackend
 	}
-	hash := hash32([]byte(u.name))
+	hash := hash32([]byte(strings.ToLower(u.name)))
 	i, _ := slices.BinarySearchFunc(v.points, hash, func(p vhost, hash uint32) int { return cmp.Compare(p.hash, hash) })
 	host := v.points[i%len(v.points)].host
 	v.hosts[user], v.last[user] = int16(host), v.w.now+1
