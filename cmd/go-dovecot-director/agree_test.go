@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -56,7 +57,7 @@ func TestTheSimulationAgrees(t *testing.T) {
 	}
 }
 
-// small loads a scenario with a thousand users at most.
+// small loads a scenario with a thousand users at most, who log in less often where it goes on for days.
 func small(t *testing.T, file string) *sim.Scenario {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -65,6 +66,9 @@ func small(t *testing.T, file string) *sim.Scenario {
 	}
 	text = regexp.MustCompile(`(users: \{count: )[0-9_]+`).ReplaceAll(text, []byte("${1}1000"))
 	text = regexp.MustCompile(`(at_start: )[0-9_]+`).ReplaceAll(text, []byte("${1}10"))
+	if regexp.MustCompile(`(?m)^duration: [2-9]d`).Match(text) && !bytes.Contains(text, []byte("\nlogins:")) {
+		text = append(text, "logins: {per_day: 1, reconnect: 4d, gaps: [1d, 2d, 4d]}\n"...)
+	}
 	s, err := loadScenarioText(file, text)
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +107,7 @@ func newReplay(t *testing.T, url string) *replay {
 	r := &replay{t: t, replicas: map[int]*replayed{}, rows: map[string]string{}}
 	pgtest.Exec(t, url, `CREATE TABLE mailbox_username_backend (username varchar(255) PRIMARY KEY, backend varchar(255) NOT NULL, last_ts timestamptz NOT NULL)`)
 	pgtest.Exec(t, url, `CREATE SCHEMA sim`)
-	pgtest.Exec(t, url, `CREATE TABLE sim.clock AS SELECT pg_catalog.now() AS now`)
+	pgtest.Exec(t, url, `CREATE UNLOGGED TABLE sim.clock AS SELECT pg_catalog.now() AS now`)
 	pgtest.Exec(t, url, `CREATE FUNCTION sim.now() RETURNS timestamptz STABLE LANGUAGE sql AS 'SELECT now FROM sim.clock'`)
 	url += "&search_path=sim,pg_catalog,public"
 	var err error
