@@ -51,6 +51,7 @@ func TestMappingsOfEveryForm(t *testing.T) {
 		"a header alone":            {"username,backend,last_ts\n", nil},
 		"a BOM and CRLF":            {"\ufeffuser,host\r\nada,b-0\r\n", []string{"2 ada|b-0"}},
 		"CRLF and no header":        {"ada,b-0\r\nbob,b-1\r", []string{"1 ada|b-0", "2 bob|b-1"}},
+		"a CR that ends no line":    {"a\rb,b-0\n", []string{"1 a\rb|b-0"}},
 		"no newline at the end":     {"ada,b-0\nbob,b-1", []string{"1 ada|b-0", "2 bob|b-1"}},
 		"empty lines":               {"\n\r\nada,b-0\n\n\nbob,b-1\n\n", []string{"3 ada|b-0", "6 bob|b-1"}},
 		"quotes":                    {"\"a,b\",b-0\r\n\"say \"\"hi\"\"\",\"b-1\"\n\"a\r\nb\",b-2\nbob,b-3\n", []string{"1 a,b|b-0", `2 say "hi"|b-1`, "3 a\r\nb|b-2", "5 bob|b-3"}},

@@ -406,13 +406,19 @@ func (f *full) Write(p []byte) (int, error) {
 func TestAnExportThatCannotGoOnIsAnError(t *testing.T) {
 	onDatabases(t, func(t *testing.T, empty func() ported) {
 		p := empty()
+		var stderr bytes.Buffer
+		noSpace := func() error { return errors.New("no space left") }
+		// So little is written at the end, all at once.
+		if code := run(t.Context(), []string{"export", "--database-url", p.url}, none, &full{0, noSpace}, &stderr); code != exitFailure || !strings.Contains(stderr.String(), "no space left") {
+			t.Errorf("a header alone: exit code %d, %s", code, stderr.String())
+		}
 		p.imports(mappingText(20000), "--allow-unknown-backends")
 		ctx, cancel := context.WithCancelCause(t.Context())
 		for _, tc := range []struct {
 			then func() error
 			want string
 		}{
-			{func() error { return errors.New("no space left") }, "no space left"},
+			{noSpace, "no space left"},
 			{func() error { cancel(errors.New("interrupted")); return nil }, "interrupted"},
 		} {
 			var stderr bytes.Buffer
@@ -421,7 +427,7 @@ func TestAnExportThatCannotGoOnIsAnError(t *testing.T) {
 				t.Errorf("exit code %d, %s", code, text)
 			}
 		}
-		var stderr bytes.Buffer
+		stderr.Reset()
 		if code := run(ctx, []string{"import", file(t, mappingText(10)), "--allow-unknown-backends", "--database-url", p.url}, none, io.Discard, &stderr); code != exitFailure || !strings.Contains(stderr.String(), "interrupted; nothing was written") {
 			t.Errorf("import: exit code %d, %s", code, stderr.String())
 		}
@@ -472,7 +478,7 @@ func TestAnImportThatCannotGoOnSaysHowFarItCame(t *testing.T) {
 	if format.Name, err = director.ParseTemplate("%Lu"); err != nil {
 		t.Fatal(err)
 	}
-	for name, text := range map[string]string{"longer": "ada,b\nbob,b\n", "shorter": "", "another": "ada,c\n", "other": "bob,b\n"} {
+	for name, text := range map[string]string{"longer": "ada,b\nbob,b\n", "shorter": "username,backend\n", "empty": "", "another": "ada,c\n", "other": "bob,b\n"} {
 		m := newMappingImport(strings.NewReader("ada,b\n"), format)
 		if err := m.check(t.Context(), io.Discard); err != nil {
 			t.Fatal(err)
