@@ -30,7 +30,7 @@ type Inserted struct {
 	Refused []string
 }
 
-// Insert writes the rows of users who have none, in statements of 500 users with a transaction each; rows that are there stay as they
+// Insert writes the rows of users who have none, as many at once as assignments, in a transaction each; rows that are there stay as they
 // are. Each user is named once. It can be repeated, and other programs may write meanwhile. With an error, what is returned was done
 // before it; the statement that it is about may have been carried out. The store need not run.
 func (db *DB) Insert(ctx context.Context, rows []director.Row) (Inserted, error) {
@@ -38,7 +38,7 @@ func (db *DB) Insert(ctx context.Context, rows []director.Row) (Inserted, error)
 	for range insertTries {
 		var gone []director.Row
 		var failure error
-		for batch := range slices.Chunk(rows, batchLimit) {
+		for batch := range slices.Chunk(rows, db.assigns.limit) {
 			bisect(batch, func(part []director.Row) bool {
 				if failure != nil {
 					return true
@@ -138,7 +138,7 @@ func (db *DB) within(ctx context.Context, limit time.Duration, statement func(co
 			return broken, db.failed(ctx, err)
 		case k == retry && try < 10 && limited.Err() == nil:
 			continue
-		case limited.Err() != nil:
+		case limited.Err() != nil && k != slow:
 			explained = errTooLong // whatever the driver says of its context
 		}
 		return k, fmt.Errorf("%s: %w", db.name, explained)
@@ -176,14 +176,19 @@ func (p *postgres) insert(ctx context.Context, rows []director.Row) (map[string]
 	return written, nil
 }
 
+// insert rests for as long as it took: who waits for the file's one lock asks for it now and then, and must find it free.
 func (s *sqliteDB) insert(ctx context.Context, rows []director.Row) (map[string]bool, error) {
 	s.write.Lock()
 	defer s.write.Unlock()
 	tx, err := s.db.BeginTxx(ctx, nil)
-	if err != nil {
-		return nil, err
+	for err != nil {
+		if k, _ := s.explain(err); k != slow || ctx.Err() != nil {
+			return nil, err
+		}
+		tx, err = s.db.BeginTxx(ctx, nil) // others have the lock, and nobody waits for this
 	}
 	defer tx.Rollback()
+	begun := time.Now() // not with the wait for the lock
 	written := make(map[string]bool, len(rows))
 	for _, r := range rows {
 		var millis *int64
@@ -203,5 +208,9 @@ func (s *sqliteDB) insert(ctx context.Context, rows []director.Row) (map[string]
 			written[r.User] = true
 		}
 	}
-	return written, tx.Commit()
+	if err := tx.Commit(); err != nil {
+		return nil, err
+	}
+	pause(ctx, time.Since(begun))
+	return written, nil
 }

@@ -182,7 +182,11 @@ func TestImportsAndAssignmentsAgree(t *testing.T) {
 		for lane := range 4 {
 			wg.Go(func() {
 				for i := len(rows) - 1 - lane; i >= 0; i -= 4 {
-					m, err := running.Assign(t.Context(), director.Assignment{User: rows[i].User, Becomes: "assigned"})
+					var m director.Mapping
+					err := director.ErrUnavailable
+					for deadline := time.Now().Add(time.Minute); errors.Is(err, director.ErrUnavailable) && time.Now().Before(deadline); {
+						m, err = running.Assign(t.Context(), director.Assignment{User: rows[i].User, Becomes: "assigned"})
+					}
 					if err != nil {
 						t.Error(err)
 						return
