@@ -80,6 +80,10 @@ verify: ## Rewrite golden files and the generated part of the README; fail if th
 	$(GO) test -run 'TestPolicyTable|TestTable|TestReadmeSettings|TestReadmeSimulations' . ./ring/sim ./cmd/go-dovecot-director -update
 	git diff --exit-code -- testdata README.md
 
+.PHONY: picture
+picture: deps ## Take the README's picture of a simulation, with Chromium
+	cd deploy/e2e && $(GO) test -count=1 -run TestPicture -picture $(CURDIR)/testdata/simulate.png .
+
 .PHONY: clean
 clean: ## Remove what was built
 	rm -rf $(BUILD)

@@ -141,7 +141,7 @@ func (b *book) lose(w *world, u *user) {
 }
 
 // login notes that a login reached a backend.
-func (b *book) login(w *world, u *user, backend int, reason director.Reason) {
+func (b *book) login(w *world, u *user, backend int) {
 	if u.away > 0 {
 		b.ended(w, u)
 	}
@@ -154,9 +154,6 @@ func (b *book) login(w *world, u *user, backend int, reason director.Reason) {
 		}
 		u.splitIn = b.current()
 		b.phases[len(b.phases)-1].SplitUsers++
-	}
-	if int(u.home) != backend {
-		b.rehome(w, u, backend, reason)
 	}
 }
 

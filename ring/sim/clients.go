@@ -187,13 +187,16 @@ func (w *world) login(number uint32, c *client, u *user) {
 		w.plan(c, number, w.now+moment(c.random.within(w.scenario.logins.retry).Milliseconds()))
 		return
 	}
+	if int(u.home) != backend {
+		w.book.rehome(w, u, backend, reason)
+	}
 	if !w.cluster.pods[backend].serves() {
 		// The directors do not know yet; the proxy cannot connect.
 		w.book.refuse(w, u)
 		w.plan(c, number, w.now+moment(c.random.within(w.scenario.logins.retry).Milliseconds()))
 		return
 	}
-	w.book.login(w, u, backend, reason)
+	w.book.login(w, u, backend)
 	w.open(c, number, u, backend)
 }
 

@@ -5,35 +5,44 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 )
 
-// columns are those of the table: a headline, the figure that it shows, and how many decimals it has.
-var columns = []struct {
-	head     string
-	of       func(*Phase) float64
-	decimals int
-}{
-	{"users", func(p *Phase) float64 { return float64(p.Users) }, 0},
-	{"logins", func(p *Phase) float64 { return float64(p.Logins) }, 0},
-	{"moves", func(p *Phase) float64 { return float64(p.Moves) }, 0},
-	{"% of users", func(p *Phase) float64 { return 100 * p.perUser(float64(p.Moves)) }, 2},
-	{"least", func(p *Phase) float64 { return float64(p.LeastMoves) }, 0},
-	{"waited", func(p *Phase) float64 { return float64(p.WaitedUsers) }, 0},
-	{"mean s", func(p *Phase) float64 { return p.WaitMean }, 1},
-	{"max s", func(p *Phase) float64 { return p.WaitMax }, 1},
-	{"away s/user", func(p *Phase) float64 { return p.perUser(p.Unavailable) }, 2},
-	{"users min", func(p *Phase) float64 { return float64(p.UsersLoad.Min) }, 0},
-	{"mean", func(p *Phase) float64 { return p.UsersLoad.Mean }, 0},
-	{"max", func(p *Phase) float64 { return float64(p.UsersLoad.Max) }, 0},
-	{"peak", func(p *Phase) float64 { return p.UsersLoad.Peak }, 3},
-	{"worst", func(p *Phase) float64 { return p.UsersLoad.Worst }, 3},
-	{"sessions", func(p *Phase) float64 { return p.SessionsLoad.Mean }, 0},
-	{"peak", func(p *Phase) float64 { return p.SessionsLoad.Peak }, 3},
-	{"kicked", func(p *Phase) float64 { return float64(p.Kicked) }, 0},
-	{"split", func(p *Phase) float64 { return float64(p.SplitUsers) }, 0},
+// column is one of the table: a headline, what it is about, the figure that it shows, and how many decimals it has.
+type column struct {
+	head, what string
+	of         func(*Phase) float64
+	decimals   int
+}
+
+// Head is the headline, and What the column is about.
+func (c column) Head() string { return c.head }
+func (c column) What() string { return c.what }
+
+func (c column) text(p *Phase) string { return strconv.FormatFloat(c.of(p), 'f', c.decimals, 64) }
+
+var columns = []column{
+	{"users", "users with a backend at the end", func(p *Phase) float64 { return float64(p.Users) }, 0},
+	{"logins", "logins that succeeded", func(p *Phase) float64 { return float64(p.Logins) }, 0},
+	{"moves", "changes of a user's backend", func(p *Phase) float64 { return float64(p.Moves) }, 0},
+	{"% of users", "moves divided by users", func(p *Phase) float64 { return 100 * p.perUser(float64(p.Moves)) }, 2},
+	{"least", "users who logged in after their backend was lost for good: they had to move", func(p *Phase) float64 { return float64(p.LeastMoves) }, 0},
+	{"waited", "users who were told to try again at least once", func(p *Phase) float64 { return float64(p.WaitedUsers) }, 0},
+	{"mean s", "how long they were without a session, on average", func(p *Phase) float64 { return p.WaitMean }, 1},
+	{"max s", "the same of the one who waited longest", func(p *Phase) float64 { return p.WaitMax }, 1},
+	{"away s/user", "how long all users were without a session by a fault, on average", func(p *Phase) float64 { return p.perUser(p.Unavailable) }, 2},
+	{"users min", "users of the emptiest backend at the end", func(p *Phase) float64 { return float64(p.UsersLoad.Min) }, 0},
+	{"mean", "users of a backend on average", func(p *Phase) float64 { return p.UsersLoad.Mean }, 0},
+	{"max", "users of the fullest backend", func(p *Phase) float64 { return float64(p.UsersLoad.Max) }, 0},
+	{"peak", "users of the fullest backend divided by its share", func(p *Phase) float64 { return p.UsersLoad.Peak }, 3},
+	{"worst", "the same at its worst", func(p *Phase) float64 { return p.UsersLoad.Worst }, 3},
+	{"sessions", "sessions of a backend on average, at the end", func(p *Phase) float64 { return p.SessionsLoad.Mean }, 0},
+	{"peak", "sessions of the fullest backend divided by its share", func(p *Phase) float64 { return p.SessionsLoad.Peak }, 3},
+	{"kicked", "times that a user's sessions were ended to move the user", func(p *Phase) float64 { return float64(p.Kicked) }, 0},
+	{"split", "users who had sessions on two backends at a time", func(p *Phase) float64 { return float64(p.SplitUsers) }, 0},
 }
 
 // WriteTable writes results for people: a line for each phase.
@@ -80,7 +89,7 @@ func table(w io.Writer, first string, phases []*Phase, name func(*Phase) string)
 	for _, p := range phases {
 		fmt.Fprintf(t, "%-*s\t", width, name(p))
 		for _, c := range columns {
-			fmt.Fprintf(t, "%.*f\t", c.decimals, c.of(p))
+			fmt.Fprintf(t, "%s\t", c.text(p))
 		}
 		fmt.Fprintln(t)
 	}
