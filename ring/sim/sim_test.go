@@ -107,7 +107,7 @@ timeline: `
 
 // TestNewUsersGoByWeight holds that who drains gets nobody, and who weighs more gets more.
 func TestNewUsersGoByWeight(t *testing.T) {
-	for _, strategy := range []string{Ours, StatelessR, Rendezvous, Dovecot23} {
+	for _, strategy := range []string{Ours, RingOnly, Rendezvous, Dovecot23} {
 		r := play(t, `
 duration: 2h
 backends: {count: 4, weights: {1: 3}}
@@ -135,7 +135,7 @@ settings: {restart-grace: 0s, failover-grace: 0s, panic-grace: 0s}
 timeline: [{at: 1m, rolling_restart: {pause: 10s}}]`
 	uniform := 0.9 * (math.Pow(10.0/9, 10) - 1)
 	for strategy, want := range map[string][2]float64{
-		RandomByIP: {uniform - 0.02, uniform + 0.02}, StatelessR: {1.4, 1.6}, Rendezvous: {1.4, 1.6}, Dovecot23: {1.4, 1.6}, Modulo: {1.4, 1.7}, Ours: {1.08, 1.12},
+		RandomByIP: {uniform - 0.02, uniform + 0.02}, RingOnly: {1.4, 1.6}, Rendezvous: {1.4, 1.6}, Dovecot23: {1.4, 1.6}, Modulo: {1.4, 1.7}, Ours: {1.08, 1.12},
 	} {
 		total := play(t, roll, strategy).Total()
 		if got := total.perUser(float64(total.Moves)); got < want[0] || got > want[1] || total.SplitUsers > 0 {
@@ -150,11 +150,11 @@ users: {count: 20_000, connected: 100%, devices: 2}
 logins: {gaps: [1h], reconnect: 1h}
 timeline: [{at: 1h, phase: p, scale: {to: 5}}]`
 	for strategy, moves := range map[string][2]float64{
-		Modulo: {0.75, 0.8}, StatelessR: {0.17, 0.22}, Rendezvous: {0.17, 0.22}, RandomByIP: {0, 0}, Dovecot23: {0, 0}, Ours: {0, 0},
+		Modulo: {0.75, 0.8}, RingOnly: {0.17, 0.22}, Rendezvous: {0.17, 0.22}, RandomByIP: {0, 0}, Dovecot23: {0, 0}, Ours: {0, 0},
 	} {
 		total := play(t, grow, strategy).Total()
 		got := total.perUser(float64(total.Moves))
-		if stateless := strategy == Modulo || strategy == StatelessR || strategy == Rendezvous; got < moves[0] || got > moves[1] || (total.SplitUsers > 0) != stateless {
+		if stateless := strategy == Modulo || strategy == RingOnly || strategy == Rendezvous; got < moves[0] || got > moves[1] || (total.SplitUsers > 0) != stateless {
 			t.Errorf("%s: %.3f moves for each user, %d split; want %v", strategy, got, total.SplitUsers, moves)
 		}
 	}

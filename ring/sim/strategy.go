@@ -27,7 +27,7 @@ type strategy interface {
 const (
 	Ours       = "go-dovecot-director"
 	Modulo     = "modulo"
-	StatelessR = "ring without mapping"
+	RingOnly   = "ring without mapping"
 	Rendezvous = "rendezvous"
 	RandomByIP = "random, mapping by IP"
 	Dovecot23  = "Dovecot 2.3 director"
@@ -35,7 +35,7 @@ const (
 
 // Strategies are all names, ours last.
 func Strategies() []string {
-	return []string{Modulo, StatelessR, RandomByIP, Rendezvous, Dovecot23, Ours}
+	return []string{Modulo, RingOnly, RandomByIP, Rendezvous, Dovecot23, Ours}
 }
 
 // moved is the reason of the peers' moves: they know no other.
@@ -48,7 +48,7 @@ func newStrategy(name string, w *world) strategy {
 		return &stateless{w: w, choose: func(s *stateless, key string) int {
 			return s.alive[xxhash.Sum64String(key)%uint64(len(s.alive))]
 		}}
-	case StatelessR:
+	case RingOnly:
 		return &stateless{w: w, choose: func(s *stateless, key string) int {
 			name, _ := s.table.Propose(key)
 			return w.byName[name]
