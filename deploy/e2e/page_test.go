@@ -231,7 +231,7 @@ func TestPageChecks(t *testing.T) {
 
 // TestPicture takes the picture for the README, and writes it if it is told where.
 func TestPicture(t *testing.T) {
-	const width, most = 1200, 200_000
+	const width, most = 1200, 400_000
 	b := startBrowser(t)
 	b.open(t, simulate(t, scenario("roll10-slow")), view{width, 1000, "light"})
 	const margin = 16
