@@ -101,24 +101,20 @@ func TestReadmeSimulations(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Chdir("../..") // the reader's folder
+	director := build(t)
 	shown := regexp.MustCompile("(?m)^\\$ (go-dovecot-director (simulate|ring)|cat) (.*)\n((?:[^$`].*\n|\n)*)")
 	seen := map[string]bool{}
 	now := shown.ReplaceAllStringFunc(string(text), func(example string) string {
 		m := shown.FindStringSubmatch(example)
 		out := ""
 		if m[2] == "" {
-			data, err := os.ReadFile(m[3])
+			data, err := os.ReadFile("../../" + m[3])
 			if err != nil {
 				t.Error(err)
 			}
 			out = string(data)
 		} else {
-			code, stdout, stderr := simulated(t, append([]string{m[2]}, strings.Fields(m[3])...)...)
-			if code != 0 {
-				t.Errorf("%s: exit code %d, %s", m[3], code, stderr)
-			}
-			out = stdout
+			out = director.run(t, append([]string{m[2]}, strings.Fields(m[3])...)...)
 		}
 		seen[m[2]] = true
 		return "$ " + m[1] + " " + m[3] + "\n" + out
@@ -130,7 +126,7 @@ func TestReadmeSimulations(t *testing.T) {
 		return
 	}
 	if *update {
-		if err := os.WriteFile("README.md", []byte(now), 0o644); err != nil {
+		if err := os.WriteFile(readme, []byte(now), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return

@@ -18,24 +18,43 @@ func simulated(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	return code, out.String(), errs.String()
 }
 
-// TestScenarios plays all scenarios as they are, with a program that was built without the race detector: they are large.
+// built is the program without the race detector, for large simulations. It runs in the project's folder, as a reader does.
+type built string
+
+func build(t *testing.T) built {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), program)
+	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return built(binary)
+}
+
+// run returns what it prints, and fails the test if it fails or complains.
+func (b built) run(t *testing.T, args ...string) string {
+	t.Helper()
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), string(b), args...)
+	cmd.Dir, cmd.Stderr = "../..", &stderr
+	out, err := cmd.Output()
+	if err != nil || stderr.Len() > 0 {
+		t.Errorf("%v: %v\n%s%s", args, err, out, stderr.String())
+	}
+	return string(out)
+}
+
+// TestScenarios plays all scenarios as they are.
 func TestScenarios(t *testing.T) {
 	files, err := filepath.Glob(scenarios + "/*.yaml")
 	if err != nil || len(files) == 0 {
 		t.Fatal("there are no scenarios", err)
 	}
-	binary := filepath.Join(t.TempDir(), program)
-	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	args := []string{"simulate"}
+	for _, file := range files {
+		args = append(args, strings.TrimPrefix(file, "../../"))
 	}
-	var stderr bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), binary, append([]string{"simulate"}, files...)...)
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil || stderr.Len() > 0 {
-		t.Errorf("%v\n%s%s", err, out, stderr.String())
-	}
-	if played := strings.Count(string(out), "\nphase "); played != len(files) {
+	out := build(t).run(t, args...)
+	if played := strings.Count(out, "\nphase "); played != len(files) {
 		t.Errorf("%d scenarios were played of %d", played, len(files))
 	}
 	for _, file := range files { // each says what should come of it
