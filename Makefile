@@ -28,7 +28,7 @@ build: ## Build the program into .build
 .PHONY: test
 test: deps lint ## Run all tests: every room, real PostgreSQL, real Dovecot 2.3 and 2.4
 	$(GO) test -race -run '^$$' ./... >/dev/null # builds all at once; then one package at a time, as they load the machine
-	$(GO) test -race -shuffle=on -p 1 ./...
+	$(GO) test -race -shuffle=on -p 1 -timeout 20m ./...
 	$(MAKE) e2e
 
 .PHONY: e2e
