@@ -80,6 +80,18 @@ func (b *book) both() [2]*Phase { return [2]*Phase{b.phases[len(b.phases)-1], b.
 // current is the number of the phase, from 1.
 func (b *book) current() uint16 { return uint16(len(b.phases)) }
 
+// once counts a user who was last counted in a phase: in this one if that was another, and in the whole if it is the first.
+func (b *book) once(last *uint16, count func(*Phase)) {
+	if *last == b.current() {
+		return
+	}
+	if *last == 0 {
+		count(b.whole)
+	}
+	*last = b.current()
+	count(b.phases[len(b.phases)-1])
+}
+
 // settle gives a user a backend before the begin.
 func (b *book) settle(w *world, u *user, backend int) {
 	u.home = int16(backend)
@@ -123,13 +135,7 @@ func (b *book) refuse(w *world, u *user) {
 	}
 	b.lose(w, u)
 	u.refused = true
-	if u.waitedIn != b.current() {
-		if u.waitedIn == 0 {
-			b.whole.WaitedUsers++
-		}
-		u.waitedIn = b.current()
-		b.phases[len(b.phases)-1].WaitedUsers++
-	}
+	b.once(&u.waitedIn, func(p *Phase) { p.WaitedUsers++ })
 }
 
 // lose notes that a user has no session any more, by a fault.
@@ -148,12 +154,8 @@ func (b *book) login(w *world, u *user, backend int) {
 	for _, p := range b.both() {
 		p.Logins++
 	}
-	if w.elsewhere(u, backend) && u.splitIn != b.current() {
-		if u.splitIn == 0 {
-			b.whole.SplitUsers++
-		}
-		u.splitIn = b.current()
-		b.phases[len(b.phases)-1].SplitUsers++
+	if w.elsewhere(u, backend) {
+		b.once(&u.splitIn, func(p *Phase) { p.SplitUsers++ })
 	}
 }
 
@@ -197,13 +199,7 @@ func (b *book) moved(w *world, u *user, backend int, reason director.Reason) {
 		p.Moves++
 		p.MovesBy[string(reason)]++
 	}
-	if u.movedIn != b.current() {
-		if u.movedIn == 0 {
-			b.whole.MovedUsers++
-		}
-		u.movedIn = b.current()
-		b.phases[len(b.phases)-1].MovedUsers++
-	}
+	b.once(&u.movedIn, func(p *Phase) { p.MovedUsers++ })
 	if w.scenario.replicas.evenAbove > 0 {
 		load := w.expected(u)
 		w.expectedByBackend[w.cluster.pods[u.home].name] -= load

@@ -182,16 +182,11 @@ func (w *world) login(number uint32, c *client, u *user) {
 	}
 	w.lookups++
 	backend, reason := w.strategy.lookup(c.user, &c.random)
-	if backend < 0 {
-		w.book.refuse(w, u)
-		w.plan(c, number, w.now+moment(c.random.within(w.scenario.logins.retry).Milliseconds()))
-		return
-	}
-	if int(u.home) != backend {
+	if backend >= 0 && int(u.home) != backend {
 		w.book.rehome(w, u, backend, reason)
 	}
-	if !w.cluster.pods[backend].serves() {
-		// The directors do not know yet; the proxy cannot connect.
+	// Where a backend does not serve, the directors do not know it yet; the proxy cannot connect.
+	if backend < 0 || !w.cluster.pods[backend].serves() {
 		w.book.refuse(w, u)
 		w.plan(c, number, w.now+moment(c.random.within(w.scenario.logins.retry).Milliseconds()))
 		return

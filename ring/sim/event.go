@@ -14,7 +14,6 @@ import (
 type event struct {
 	at, every, until moment
 	phase            string
-	line             int
 	expect           []expectation
 	action           action
 }
@@ -37,7 +36,7 @@ type action struct {
 // readTimeline reads the events.
 func (s *Scenario) readTimeline(n node) error {
 	return n.items(func(_ int, item node) error {
-		e := event{line: item.Line}
+		var e event
 		var at, every, until time.Duration
 		most := s.Duration
 		known := []field{
