@@ -70,16 +70,18 @@ func (s sourceSettings) known(ctx context.Context, limit time.Duration) (*knownB
 	if err != nil {
 		return nil, err
 	}
-	limited, cancel := context.WithTimeout(ctx, limit)
+	running, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() {
 		defer close(done)
-		done <- source.Run(limited)
+		done <- source.Run(running)
 	}()
 	defer func() {
 		cancel()
 		<-done
 	}()
+	late := time.NewTimer(limit)
+	defer late.Stop()
 	select {
 	case snapshot := <-first:
 		if len(snapshot.Backends) == 0 {
@@ -87,18 +89,14 @@ func (s sourceSettings) known(ctx context.Context, limit time.Duration) (*knownB
 			return nil, fmt.Errorf("no backends are listed: %s", detail)
 		}
 		return newKnownBackends(snapshot.Backends), nil
-	case <-limited.Done():
 	case err := <-done:
-		if err == nil && limited.Err() == nil {
-			err = errors.New("it ended by itself")
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
 		}
-		if err != nil {
-			return nil, fmt.Errorf("source of backends: %w", err)
-		}
+		return nil, fmt.Errorf("source of backends: %w", cmp.Or(err, errors.New("it ended by itself")))
+	case <-late.C:
+		// Asked while it runs: a source that was stopped has forgotten what failed.
+		detail, _ := source.Describe()
+		return nil, fmt.Errorf("no complete view of the backends within %s: %s", limit, detail)
 	}
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	detail, _ := source.Describe()
-	return nil, fmt.Errorf("no complete view of the backends within %s: %s", limit, detail)
 }
