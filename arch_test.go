@@ -24,6 +24,7 @@ var rooms = map[string]struct{ ours, others []string }{
 	"k8s":                     {others: []string{"github.com/go-logr/logr", "k8s.io/", "sigs.k8s.io/yaml"}},
 	"k8s/apitest":             {others: []string{"k8s.io/"}},
 	"http":                    {},
+	"http/doveadm":            {},
 	"cmd/loadgen":             {ours: []string{"store/pgtest"}},
 	"cmd/go-dovecot-director": {ours: []string{"http", "k8s", "ring", "ring/sim", "store"}, others: []string{"github.com/spf13/", "golang.org/x/term"}},
 }
