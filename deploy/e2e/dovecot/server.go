@@ -57,7 +57,7 @@ type Server struct {
 
 	dir      string // temporary, short: it holds unix sockets
 	snippet  string // configuration of a proxy, empty for a backend
-	more     string // further settings of a backend
+	more     string // further settings
 	failFast bool   // no artificial delay of failed logins
 	running  *exec.Cmd
 }
@@ -88,6 +88,8 @@ type ProxyConfig struct {
 	Script string
 	// Snippet is configuration to run instead of the shipped one and its script: a proxy that asks no director of ours.
 	Snippet string
+	// Settings are lines of further settings.
+	Settings string
 	// KeepFailureDelay leaves the 2 s by which Dovecot delays failed logins; without it tests are faster.
 	KeepFailureDelay bool
 }
@@ -98,7 +100,7 @@ func StartProxy(tb testing.TB, v Version, addr netip.Addr, c ProxyConfig) *Serve
 	tb.Helper()
 	s := &Server{
 		Name: "proxy-" + string(v), Version: v, Addr: addr, Ports: DefaultPorts,
-		dir: tempDir(tb), failFast: !c.KeepFailureDelay,
+		dir: tempDir(tb), more: c.Settings, failFast: !c.KeepFailureDelay,
 	}
 	s.snippet = filepath.Join(s.dir, "proxy.conf")
 	if c.Snippet != "" {

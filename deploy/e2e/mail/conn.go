@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/textproto"
+	"syscall"
 	"time"
 )
 
@@ -48,6 +50,18 @@ func (c conn) send(format string, args ...any) error {
 		return err
 	}
 	return c.PrintfLine(format, args...)
+}
+
+// Ended waits until the server has closed the connection, whatever it says before.
+func (c conn) Ended() error {
+	if err := c.extend(); err != nil {
+		return err
+	}
+	_, err := io.Copy(io.Discard, c.R)
+	if errors.Is(err, syscall.ECONNRESET) {
+		return nil
+	}
+	return err
 }
 
 // refusal wraps a server's reply in the kind of failure that it is; other replies stay errors without a kind.

@@ -52,6 +52,36 @@ func (s *IMAP) Noop() error {
 	return err
 }
 
+// Idle selects the inbox and waits for news there, until Done.
+func (s *IMAP) Idle() error {
+	if _, err := s.command("SELECT INBOX"); err != nil {
+		return fmt.Errorf("imap select: %w", err)
+	}
+	s.tag++
+	if err := s.send("t%d IDLE", s.tag); err != nil {
+		return err
+	}
+	line, err := s.ReadLine()
+	if err == nil && !strings.HasPrefix(line, "+") {
+		err = refusal(nil, line)
+	}
+	if err != nil {
+		return fmt.Errorf("imap idle: %w", err)
+	}
+	return nil
+}
+
+// Done ends Idle.
+func (s *IMAP) Done() error {
+	if err := s.send("DONE"); err != nil {
+		return err
+	}
+	if _, err := s.result(fmt.Sprintf("t%d ", s.tag)); err != nil {
+		return fmt.Errorf("imap idle: %w", err)
+	}
+	return nil
+}
+
 // Logout ends the session as a mail program does.
 func (s *IMAP) Logout() error {
 	if _, err := s.command("LOGOUT"); err != nil {
@@ -67,6 +97,11 @@ func (s *IMAP) command(format string, args ...any) (untagged []string, err error
 	if err := s.send(tag+format, args...); err != nil {
 		return nil, err
 	}
+	return s.result(tag)
+}
+
+// result reads until the reply with the tag.
+func (s *IMAP) result(tag string) (untagged []string, err error) {
 	for {
 		line, err := s.ReadLine()
 		if err != nil {

@@ -52,6 +52,15 @@ func (s *POP3) UIDs() ([]string, error) {
 	return ids, nil
 }
 
+// Noop asks whether the session is alive.
+func (s *POP3) Noop() error {
+	if err := s.send("NOOP"); err != nil {
+		return err
+	}
+	_, err := s.reply()
+	return err
+}
+
 // reply reads one line of status.
 func (s *POP3) reply() (string, error) {
 	line, err := s.ReadLine()
