@@ -223,6 +223,7 @@ func TestFaults(t *testing.T) {
 		"aggregated":       {text(recorded(t, "2.4-proxyList-aggregated")), "without ip"},
 		"wrong tag":        {text(`[["doveadmResponse",[],"1"]]`), "tagged"},
 		"no tag":           {text(`[["doveadmResponse",[]]]`), "2 parts"},
+		"four parts":       {text(`[["doveadmResponse",[],"0",{}]]`), "4 parts"},
 		"unknown kind":     {text(`[["doveadmRequest",[],"0"]]`), "doveadmRequest"},
 		"list is null":     {text(`[["doveadmResponse",null,"0"]]`), "no list"},
 		"list of numbers":  {text(`[["doveadmResponse",[1],"0"]]`), "not that of"},
