@@ -20,7 +20,8 @@ const (
 	maxVersions = 1000
 )
 
-var errRemain = errors.New("it was told to end sessions and still has them (Dovecot 2.4.1 does not end those of POP3); they end with the client's connection, or with the proxy")
+// errRemain is what a proxy of 2.4.1 ends with in Dovecot's default configuration.
+var errRemain = errors.New("it was told to end sessions and still has them (Dovecot 2.4.1 ends only those of login services with restart_request_count = unlimited); they end with the client's connection, or with the proxy")
 
 // Cut ends the sessions of a user to a backend's address at all proxies. A proxy confirms it when it lists none of them any
 // more. On a 2.3 proxy a user who has a session to that address loses those to others too: it can kick a user or an address,

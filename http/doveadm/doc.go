@@ -14,7 +14,9 @@
 //
 // 2.3 ends processes, not sessions: with a client_limit above 1 for imap or pop3, everybody in the same process is kicked.
 //
-// A proxy of 2.4.1 counts POP3 sessions among those that it has kicked, and does not end them. Cut looks again, and says so.
+// A proxy of 2.4.1 counts sessions as kicked that it does not end: those whose login process serves one connection only, which
+// is the default. With restart_request_count = unlimited in service imap-login, pop3-login and so on it ends them. Cut looks
+// again, and says so.
 //
 // # Concurrency
 //
