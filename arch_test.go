@@ -26,7 +26,7 @@ var rooms = map[string]struct{ ours, others []string }{
 	"http":                    {},
 	"http/doveadm":            {},
 	"cmd/loadgen":             {ours: []string{"store/pgtest"}},
-	"cmd/go-dovecot-director": {ours: []string{"http", "k8s", "ring", "ring/sim", "store"}, others: []string{"github.com/spf13/", "golang.org/x/term"}},
+	"cmd/go-dovecot-director": {ours: []string{"http", "http/doveadm", "k8s", "ring", "ring/sim", "store"}, others: []string{"github.com/spf13/", "golang.org/x/term"}},
 }
 
 // domainFree is what the domain does without: with it, a rule could not be simulated.

@@ -20,6 +20,8 @@ const (
 	Terminating
 	// Stopping backends are being deleted and fail their readiness probe already.
 	Stopping
+	// SwitchedOff backends are not used because an operator said so, whatever the source sees of them.
+	SwitchedOff
 )
 
 // String returns the condition's word as logs and status pages show it.
@@ -33,6 +35,8 @@ func (c Condition) String() string {
 		return "terminating"
 	case Stopping:
 		return "stopping"
+	case SwitchedOff:
+		return "off"
 	default:
 		return "unknown"
 	}

@@ -57,10 +57,16 @@ const (
 	ViewBehind  Reason = "view_behind"  // hold: the row is newer than this replica's view of its backend
 	ViewPartial Reason = "view_partial" // hold: after a start, backends are expected that a user without a mapping may belong to
 	ViewStale   Reason = "view_stale"   // hold: the view is not known to be current, it may not move anybody
+	BeingMoved  Reason = "moving"       // hold: the user is being moved
 	Contended   Reason = "contended"    // hold: the row changed under this lookup again and again
 	NoView      Reason = "no_view"      // unavailable: no complete view has been seen yet
 	NoBackend   Reason = "no_backend"   // unavailable: no backend is alive that could take the user
 	StoreDown   Reason = "store_down"   // unavailable: the store is down and the user is not remembered
+
+	// Why users are moved who did not log in:
+	Moved      Reason = "moved"      // by an operator
+	Evacuated  Reason = "evacuated"  // off a backend that is being emptied
+	Rebalanced Reason = "rebalanced" // off a backend that has more than its share
 )
 
 // Decision says what to do with one lookup.

@@ -42,6 +42,9 @@ type Config struct {
 	TouchInterval time.Duration
 	// Remember is how many users are remembered at most, to be served while the store is down.
 	Remember int
+	// Ordered says that operators' orders are kept in the store: until Obey was called first, nobody is assigned, since it is not
+	// known which backends take users.
+	Ordered bool
 	// Load tells what is known of a mapped user's sessions and of those of all backends, nil when nothing is; for evening
 	// out. May be nil.
 	Load func(user string) *Load
@@ -72,8 +75,12 @@ type Director struct {
 	// hasty is until when nobody waits for the view, in Unix nanoseconds.
 	hasty atomic.Int64
 
-	observe sync.Mutex
-	tracker *Tracker
+	orders atomic.Pointer[orders]
+
+	observe   sync.Mutex
+	tracker   *Tracker
+	snapshot  *Snapshot // the last one
+	standings map[string]Standing
 }
 
 // state is what lookups see of the backends: view and ring are published together, so that they never disagree.
@@ -118,6 +125,7 @@ func New(config Config) *Director {
 		d.log = slog.New(slog.DiscardHandler)
 	}
 	d.state.Store(&state{changed: make(chan struct{})})
+	d.orders.Store(&orders{})
 	return d
 }
 
@@ -164,6 +172,14 @@ func (d *Director) Recount(ctx context.Context) time.Duration {
 func (d *Director) Observe(s Snapshot) {
 	d.observe.Lock()
 	defer d.observe.Unlock()
+	d.snapshot = &s
+	d.publish()
+}
+
+// publish makes the state of the last snapshot and the operators' standings.
+func (d *Director) publish() {
+	s := *d.snapshot
+	s.Backends = stand(s.Backends, d.standings)
 	old := d.state.Load()
 	view := d.tracker.Observe(d.now(), s)
 	members := view.Members()
@@ -226,6 +242,22 @@ func (d *Director) Resolve(ctx context.Context, r Request) (Answer, error) {
 	return d.answer(st, r, user.Name, Decision{Verb: Hold, Reason: Contended, Backend: facts.Mapping.Backend, From: facts.Mapping.Backend}), nil
 }
 
+// Explain says what a lookup would answer now, and what that depends on. It writes nothing. The view must be there.
+func (d *Director) Explain(ctx context.Context, name string) (Answer, Facts, error) {
+	user, err := d.config.Users.Canonical(name)
+	if err != nil {
+		return Answer{}, Facts{}, err
+	}
+	facts := Facts{Key: user.Key}
+	facts.Row, facts.Mapping = d.read(ctx, user.Name)
+	st := d.state.Load()
+	decision := d.decide(st, &facts, user.Name)
+	if decision.Verb == Assign {
+		decision.Verb = Serve // that is what it comes to
+	}
+	return d.answer(st, Request{User: name}, user.Name, decision), facts, nil
+}
+
 // read asks the store for the user's row.
 func (d *Director) read(ctx context.Context, user string) (RowState, Mapping) {
 	m, err := d.config.Mappings.Get(ctx, user)
@@ -263,7 +295,9 @@ func (d *Director) decide(st *state, f *Facts, user string) Decision {
 	}
 	switch f.Row {
 	case RowUnavailable:
-		f.Remembered = d.known.recall(user)
+		if !d.orders.Load().moving[user] {
+			f.Remembered = d.known.recall(user)
+		}
 		if since := d.outage.Load(); since != 0 {
 			f.Outage = f.Now.Sub(time.Unix(0, since))
 		}
@@ -275,6 +309,9 @@ func (d *Director) decide(st *state, f *Facts, user string) Decision {
 		}
 	}
 	decision := d.config.Policy.Decide(*f)
+	if decision.Verb == Assign && decision.Reason != Renamed && d.config.Ordered && !d.orders.Load().heard {
+		return Decision{Verb: Hold, Reason: ViewPartial, Backend: f.Mapping.Backend, From: f.Mapping.Backend}
+	}
 	if decision.Reason == Placed {
 		if c := d.counts.Load(); c == nil || f.Now.Sub(c.at) >= countsFor {
 			d.countSoon()
@@ -286,7 +323,7 @@ func (d *Director) decide(st *state, f *Facts, user string) Decision {
 // assign writes what was decided. It reports whether the lookup has to decide again: on the winner's row, or because
 // the database refuses the user. The facts then hold what is true now.
 func (d *Director) assign(ctx context.Context, user string, decision Decision, f *Facts) (again bool) {
-	m, err := d.config.Mappings.Assign(ctx, Assignment{User: user, Was: decision.From, Becomes: decision.Backend})
+	m, err := d.config.Mappings.Assign(ctx, Assignment{User: user, Was: decision.From, Becomes: decision.Backend, Reason: decision.Reason})
 	row := d.rowState(err)
 	if row == RowUnavailable && decision.Reason == Renamed {
 		// The row is known and right, it is only written in the old way: serve it and rename another time.

@@ -33,6 +33,7 @@ type memory struct {
 type memoryRow struct {
 	backend string
 	at      time.Time
+	moving  *director.Moving
 }
 
 func newMemory() *memory { return &memory{rows: map[string]memoryRow{}, refused: map[string]bool{}} }
@@ -48,7 +49,7 @@ func (m *memory) Get(_ context.Context, user string) (director.Mapping, error) {
 	if !ok {
 		return director.Mapping{}, director.ErrNoMapping
 	}
-	return director.Mapping{Backend: row.backend, Age: time.Since(row.at)}, nil
+	return director.Mapping{Backend: row.backend, Age: time.Since(row.at), Moving: row.moving}, nil
 }
 
 func (m *memory) Assign(_ context.Context, a director.Assignment) (director.Mapping, error) {
@@ -65,7 +66,7 @@ func (m *memory) Assign(_ context.Context, a director.Assignment) (director.Mapp
 	}
 	row, ok := m.rows[a.User]
 	if !ok || row.backend == a.Was {
-		row = memoryRow{a.Becomes, time.Now()}
+		row = memoryRow{backend: a.Becomes, at: time.Now()}
 		m.rows[a.User] = row
 	}
 	return director.Mapping{Backend: row.backend, Age: time.Since(row.at)}, nil
@@ -94,7 +95,16 @@ func (m *memory) Counts(context.Context) (map[string]int, error) {
 func (m *memory) put(user, backend string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.rows[user] = memoryRow{backend, time.Now()}
+	m.rows[user] = memoryRow{backend: backend, at: time.Now()}
+}
+
+// moving lets a user be moved.
+func (m *memory) moving(user string, moving *director.Moving) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	row := m.rows[user]
+	row.moving = moving
+	m.rows[user] = row
 }
 
 func (m *memory) row(user string) string {

@@ -98,6 +98,22 @@ func (l *lastKnown) recall(user string) *Remembered {
 	return nil
 }
 
+// forget drops what was learnt about user.
+func (l *lastKnown) forget(user string) {
+	hash := l.hash(user)
+	bucket, lock := l.find(hash)
+	if bucket == nil {
+		return
+	}
+	lock.Lock()
+	defer lock.Unlock()
+	for i := range bucket {
+		if bucket[i].hash == hash {
+			bucket[i] = rememberedEntry{}
+		}
+	}
+}
+
 // name returns the index of a backend's name.
 func (l *lastKnown) name(backend string) uint32 {
 	for {

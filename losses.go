@@ -32,6 +32,8 @@ const forget = 24 * time.Hour
 //	lost --not wanted by its StatefulSet---> lost, removed --it ended--> final
 //	lost, removed --wanted again-----------> lost, planned (from now on)
 //	lost, final or not --ready-------------> alive
+//	any --switched off by an operator------> lost, disabled: final
+//	lost, disabled --switched on-----------> alive, or lost, planned (from now on)
 //
 // A backend that is seen terminating and still serves is never final: two backends would serve one mailbox. The wait for
 // its restart counts from when it stops serving, and again from when it has ended, as far as that is seen. What was lost
@@ -152,7 +154,7 @@ func (v *View) lose(now time.Time, prev *View, s Snapshot, first bool) {
 		if _, known := v.losses[b.Name]; known {
 			continue
 		}
-		if first && b.Condition != Ready || b.Condition == Terminating {
+		if first && b.Condition != Ready || b.Condition == Terminating || b.Condition == SwitchedOff {
 			l := newLoss(now, b)
 			l.before = first
 			v.losses[b.Name] = l
@@ -187,11 +189,17 @@ type sight struct {
 
 // next returns what becomes of a loss. A new loss has no Until yet; that is judge's.
 func (l Loss) next(now time.Time, s sight) Loss {
+	if s.there && s.backend.Condition == SwitchedOff {
+		if l.Cause != Disabled {
+			l.Cause, l.Since, l.Until, l.over, l.Serving, l.Panic = Disabled, now, now, true, false, false
+		}
+		return l
+	}
 	serving := s.there && s.backend.Condition == Terminating
 	failing := s.there && s.backend.Condition == NotReady
 	l.over = l.over || !l.Until.IsZero() && l.Final(now)
 	switch {
-	case l.Cause == Removed && s.claim == wanted:
+	case l.Cause == Disabled && s.there, l.Cause == Removed && s.claim == wanted:
 		l.Cause, l.Since, l.from, l.Until, l.over = Planned, now, now, time.Time{}, false
 	case l.over:
 		l.Serving = serving
@@ -235,7 +243,7 @@ func (v *View) restartClocks(now time.Time) {
 	v.StartedAt = now
 	v.unseen = now.Add(v.graces.Restart)
 	for name, l := range v.losses {
-		if l.Cause != Removed {
+		if l.Cause != Removed && l.Cause != Disabled {
 			l.Since, l.from, l.over = now, now, false
 			l.Until = now.Add(v.graces.of(l.Cause))
 			v.losses[name] = l

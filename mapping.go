@@ -13,6 +13,16 @@ type Mapping struct {
 	// Age is the time since the row was written or touched, by the store's own clock, so that clocks of director and
 	// database need not agree. Never negative.
 	Age time.Duration
+	// Moving is set while the user is being moved: lookups hold.
+	Moving *Moving
+}
+
+// Moving is a move that is under way.
+type Moving struct {
+	// To is the backend that the user is moved to.
+	To string
+	// Left is when the move is given up at the latest, by the store's clock. Positive.
+	Left time.Duration
 }
 
 // Row is a user's row as it is exported and imported.
@@ -29,6 +39,8 @@ type Assignment struct {
 	Was string
 	// Becomes is the backend that the row shall hold.
 	Becomes string
+	// Reason is why, for the journal.
+	Reason Reason
 }
 
 // The errors of a store. They are sentinels to be found with errors.Is; the wrapping error says more.

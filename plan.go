@@ -15,6 +15,8 @@ type Resident struct {
 	Load float64
 	// Idle users have no session open: nobody notices when they are moved.
 	Idle bool
+	// Stays keeps a user where he is; he counts.
+	Stays bool
 }
 
 // Planner says what to even out, and how far.
@@ -26,15 +28,15 @@ type Planner struct {
 	IdleFirst bool
 }
 
-// Move is one user's move in a plan.
-type Move struct {
+// PlannedMove is one user's move in a plan.
+type PlannedMove struct {
 	Resident
 	To string
 }
 
 // Plan is what evening out takes.
 type Plan struct {
-	Moves []Move
+	Moves []PlannedMove
 	// Least is the smallest number of moves that could bring every backend to its limit: where users weigh the same, a plan
 	// has no more.
 	Least int
@@ -58,7 +60,9 @@ func (p Planner) Plan(members []Member, r Ring, residents []Resident) Plan {
 	for _, u := range residents {
 		if _, ok := has[u.Backend]; ok && u.Load > 0 {
 			has[u.Backend] += u.Load
-			on[u.Backend] = append(on[u.Backend], u)
+			if !u.Stays {
+				on[u.Backend] = append(on[u.Backend], u)
+			}
 		}
 	}
 	load := func(name string) float64 { return has[name] }
@@ -90,7 +94,7 @@ type work struct {
 	ring        Ring
 	shares      []Share
 	has, limits map[string]float64
-	moves       []Move
+	moves       []PlannedMove
 }
 
 // relieve moves users off a member until it is at its limit, or no user fits elsewhere.
@@ -141,7 +145,7 @@ func (w *work) fits(u Resident, to string) bool { return w.has[to]+u.Load <= w.l
 func (w *work) move(u Resident, to string) {
 	w.has[u.Backend] -= u.Load
 	w.has[to] += u.Load
-	w.moves = append(w.moves, Move{Resident: u, To: to})
+	w.moves = append(w.moves, PlannedMove{Resident: u, To: to})
 }
 
 // emptiest returns the member that has the smallest part of its fair share.

@@ -83,6 +83,7 @@ type Policy struct {
 //	database refuses the user                         serve        unknown_user   the ring's proposal
 //	no row, backends are expected after a start       hold         view_partial
 //	no row                                            assign       proposed       the ring's proposal
+//	row, the user is being moved                      hold         moving
 //	row, backend alive and crowded, no session open   assign       evened         by room, if that is wanted
 //	row, backend alive                                serve        mapped
 //	row with the address of an alive backend          assign       renamed
@@ -111,6 +112,9 @@ func (p Policy) Decide(f Facts) Decision {
 			return Decision{Verb: Hold, Reason: ViewPartial, Until: end}
 		}
 		return propose(f, f.assignOrServe(), Proposed)
+	}
+	if m := f.Mapping.Moving; m != nil {
+		return Decision{Verb: Hold, Reason: BeingMoved, Backend: f.Mapping.Backend, From: f.Mapping.Backend, Until: f.Now.Add(m.Left)}
 	}
 	if b, _, ok := f.View.Backend(f.Mapping.Backend); ok {
 		if to, ok := p.even(f, b.Name); ok {

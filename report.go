@@ -37,9 +37,14 @@ func (a Answer) Detail() string {
 	case ViewBehind:
 		return fmt.Sprintf("%s: another replica has seen backend %s alive, this one has not; try again", d.Reason, d.Backend)
 	case ViewPartial:
+		if d.Until.IsZero() {
+			return fmt.Sprintf("%s: it is not known yet which backends take users; try again", d.Reason)
+		}
 		return fmt.Sprintf("%s: not all backends are there yet after a start, new users wait up to %s for them", d.Reason, d.Until.Sub(a.At).Round(time.Second))
 	case ViewStale:
 		return fmt.Sprintf("%s: backend %s is lost, but it cannot be proven now that it did not come back; try again", d.Reason, d.Backend)
+	case BeingMoved:
+		return fmt.Sprintf("%s: the user is being moved off backend %s, for %s more at most; try again", d.Reason, d.Backend, d.Until.Sub(a.At).Round(time.Second))
 	case Contended:
 		return fmt.Sprintf("%s: the mapping is being changed by somebody else all the time; try again", d.Reason)
 	case NoView:

@@ -30,8 +30,7 @@ type Sessions interface {
 	// Who returns all sessions that are open on a backend. It returns ErrUnreachable if that cannot be known.
 	Who(ctx context.Context, backend Backend) ([]Session, error)
 
-	// Find returns the sessions on a backend of the user with that canonical name. It returns ErrUnreachable, or
-	// ErrPattern for a name that cannot be asked for.
+	// Find returns the sessions on a backend of the user with that canonical name. It returns ErrUnreachable.
 	Find(ctx context.Context, backend Backend, user string) ([]Session, error)
 
 	// Kick tells the backend to end these sessions' users. The sessions may go on for a while after it: only Find tells

@@ -181,3 +181,8 @@ func (f UserFormat) Canonical(raw string) (User, error) {
 	}
 	return User{Name: name, Key: key}, nil
 }
+
+// CaseOnly reports whether canonical names differ in the case of letters at most from those that proxies send.
+func (f UserFormat) CaseOnly() bool {
+	return len(f.Name.parts) == 1 && f.Name.parts[0].variable == 'u'
+}

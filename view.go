@@ -48,6 +48,8 @@ const (
 	Removed
 	// Unseen backends were never seen alive by this replica; a mapping names them.
 	Unseen
+	// Disabled backends were switched off by an operator: nobody waits for them.
+	Disabled
 )
 
 // String returns the cause's word.
@@ -61,6 +63,8 @@ func (c Cause) String() string {
 		return "removed"
 	case Unseen:
 		return "unseen"
+	case Disabled:
+		return "disabled"
 	default:
 		return "unknown"
 	}

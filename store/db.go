@@ -58,7 +58,9 @@ type database interface {
 	each(ctx context.Context, do func(director.Row) error) error
 	// insert writes the rows of users who have none, all or nothing, and returns those users.
 	insert(ctx context.Context, rows []director.Row) (written map[string]bool, err error)
-	// probe proves that the table can be read.
+	// ledger is where operators' orders and moves are.
+	ledger() ledgerIn
+	// probe proves that the table can be read, and looks whether there is a ledger.
 	probe(ctx context.Context) error
 	migrate(ctx context.Context) ([]string, error)
 	close() error
@@ -180,7 +182,7 @@ func (db *DB) Counts(ctx context.Context) (map[string]int, error) {
 	return counts, nil
 }
 
-// Migrate creates the table if it is missing and says what it did, a line each.
+// Migrate creates the tables if they are missing and says what it did, a line each.
 func (db *DB) Migrate(ctx context.Context) ([]string, error) {
 	report, err := db.database.migrate(ctx)
 	if err != nil {

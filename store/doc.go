@@ -33,6 +33,12 @@
 // has to wait until the old backend serves him no more, which only lookups do. Both work on a store that is not run, on connections
 // that lookups do not use.
 //
+// # Ledger
+//
+// Operators' orders, moves, tasks and the journal have tables of their own. Where they are, every Get sees whether its user is being moved, as of
+// the same read; a move ends at its deadline by itself, by the database's clock. Without them nothing changes for lookups. Each
+// replica notes as of when it follows the ledger, and movers wait for those that may serve a user from memory.
+//
 // # Poolers
 //
 // Nothing depends on the state of a session but prepared statements, and those are done without as soon as a pooler turns out

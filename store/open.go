@@ -18,6 +18,8 @@ type Config struct {
 	Password string
 	// SSLMode is used with a URL too, if that has none: disable, allow, prefer, require, verify-ca or verify-full.
 	SSLMode string
+	// Replica is this replica's name, for the journal.
+	Replica string
 	// Logger gets outages and their ends; nil discards.
 	Logger *slog.Logger
 }
@@ -29,7 +31,7 @@ func Open(c Config) (*DB, error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if path, ok := strings.CutPrefix(c.URL, "sqlite:"); ok {
-		return openSQLite(path, c.Logger)
+		return openSQLite(path, c.Replica, c.Logger)
 	}
 	if c.URL == "" {
 		if c.Host == "" {

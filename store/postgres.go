@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -21,6 +23,8 @@ const (
 	assignLanes = 4
 	// maxConnections is how many connections a replica holds at most: what its lanes, touches and probes need at once.
 	maxConnections = readLanes + assignLanes + suspectLanes + 2
+	// orderConnections is how many it holds besides for orders and moves.
+	orderConnections = 4
 	// connectLimit is how long connecting to one address may take.
 	connectLimit = time.Second
 	// silenceLimit is how long a server may be silent within a statement. A cancelled context alone does not end a read
@@ -36,8 +40,15 @@ type postgres struct {
 	patient *sqlx.DB
 	// streaming is for reading all rows.
 	streaming *sqlx.DB
+	// ordering is for the ledger: operators' orders and moves.
+	ordering *sqlx.DB
 	// What is asked all the time.
 	reading, assigning, touching *statement
+	// What is asked in place of the first two once there is a ledger.
+	readingMoves, assigningNoted *statement
+	ledgered                     atomic.Bool
+	replica                      string
+	dsn                          string
 }
 
 func openPostgres(c Config) (*DB, error) {
@@ -45,7 +56,7 @@ func openPostgres(c Config) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &postgres{}
+	p := &postgres{replica: c.Replica, dsn: dsn(c, config)}
 	if p.db, err = pool(config, silenceLimit, maxConnections); err != nil {
 		return nil, err
 	}
@@ -55,10 +66,15 @@ func openPostgres(c Config) (*DB, error) {
 	if p.streaming, err = pool(config, streamSilence, 1); err != nil {
 		return nil, err
 	}
+	if p.ordering, err = pool(config, silenceLimit, orderConnections); err != nil {
+		return nil, err
+	}
 	preparing := &preparing{log: c.Logger}
 	p.reading = &statement{db: p.db, text: readPostgres, preparing: preparing}
 	p.assigning = &statement{db: p.db, text: assignPostgres, preparing: preparing}
 	p.touching = &statement{db: p.db, text: touchPostgres, preparing: preparing}
+	p.readingMoves = &statement{db: p.db, text: readMovesPostgres, preparing: preparing}
+	p.assigningNoted = &statement{db: p.db, text: assignNotedPostgres, preparing: preparing}
 	name := fmt.Sprintf("PostgreSQL at %s, database %s", net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port))), config.Database)
 	return newDB(p, name, assignLanes, batchLimit, c.Logger), nil
 }
@@ -88,6 +104,17 @@ func postgresConfig(c Config) (pq.Config, error) {
 		config.ApplicationName = "go-dovecot-director"
 	}
 	return config, nil
+}
+
+// dsn is the configuration as lib/pq's listener takes it.
+func dsn(c Config, config pq.Config) string {
+	if c.URL != "" {
+		return c.URL
+	}
+	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
+	return fmt.Sprintf("host='%s' port=%d dbname='%s' user='%s' password='%s' sslmode='%s' application_name='%s' connect_timeout=%d",
+		quote.Replace(config.Host), config.Port, quote.Replace(config.Database), quote.Replace(config.User), quote.Replace(config.Password),
+		quote.Replace(string(config.SSLMode)), quote.Replace(config.ApplicationName), int(connectLimit/time.Second))
 }
 
 func pool(config pq.Config, silence time.Duration, connections int) (*sqlx.DB, error) {
@@ -124,6 +151,9 @@ func (d dialer) DialContext(ctx context.Context, network, address string) (net.C
 	if err != nil {
 		return nil, err
 	}
+	if d.silence == 0 {
+		return conn, nil // the kernel finds out whether it is dead
+	}
 	return &impatientConn{conn, d.silence}, nil
 }
 
@@ -150,19 +180,34 @@ func (c *impatientConn) Write(b []byte) (int, error) {
 type row struct {
 	Username, Backend string
 	Age               float64
+	// Of the user's move, if there is one.
+	MovingTo  sql.NullString
+	MovingFor sql.NullFloat64
 }
 
 func (r row) mapping() director.Mapping {
-	return director.Mapping{Backend: r.Backend, Age: max(0, time.Duration(r.Age*float64(time.Second)))}
+	m := director.Mapping{Backend: r.Backend, Age: max(0, seconds(r.Age))}
+	if r.MovingTo.Valid {
+		m.Moving = &director.Moving{To: r.MovingTo.String, Left: seconds(r.MovingFor.Float64)}
+	}
+	return m
 }
+
+// seconds is so many of them.
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 // mappings reads and closes rows, of which there are about so many.
 func mappings(rows *sql.Rows, about int) (map[string]director.Mapping, error) {
 	defer rows.Close()
 	found := make(map[string]director.Mapping, about)
+	columns, err := rows.Columns()
+	if err != nil {
+		return nil, err
+	}
+	var r row
+	targets := []any{&r.Username, &r.Backend, &r.Age, &r.MovingTo, &r.MovingFor}[:len(columns)]
 	for rows.Next() {
-		var r row
-		if err := rows.Scan(&r.Username, &r.Backend, &r.Age); err != nil {
+		if err := rows.Scan(targets...); err != nil {
 			return nil, err
 		}
 		found[r.Username] = r.mapping()
@@ -174,8 +219,21 @@ const readPostgres = `
 SELECT username, backend, date_part('epoch', now() - last_ts) AS age
 FROM mailbox_username_backend WHERE username = ANY ($1::varchar[])`
 
+// readMovesPostgres sees moves too. They end at their deadline by themselves, whoever has died.
+const readMovesPostgres = `
+SELECT m.username, m.backend, date_part('epoch', now() - m.last_ts), v.to_backend, date_part('epoch', v.deadline - now())
+FROM mailbox_username_backend AS m
+LEFT JOIN director_move AS v ON v.username = m.username AND v.stage <> $2::varchar AND v.deadline > now() + $3::interval
+WHERE m.username = ANY ($1::varchar[])`
+
 func (p *postgres) read(ctx context.Context, users []string) (map[string]director.Mapping, error) {
-	rows, err := p.reading.query(ctx, pq.StringArray(users))
+	var rows *sql.Rows
+	var err error
+	if p.ledgered.Load() {
+		rows, err = p.readingMoves.query(ctx, pq.StringArray(users), string(director.MoveSwitched), "0")
+	} else {
+		rows, err = p.reading.query(ctx, pq.StringArray(users))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -192,6 +250,24 @@ WITH patience AS MATERIALIZED (
 ), input AS (
 	SELECT username, was, becomes FROM unnest($1::varchar[], $2::varchar[], $3::varchar[]) AS input (username, was, becomes), patience
 )
+` + assignRows
+
+// assignNotedPostgres does the same, and writes into the journal which users changed their backend.
+const assignNotedPostgres = `
+WITH patience AS MATERIALIZED (
+	SELECT set_config('lock_timeout', $4, true)
+), input AS (
+	SELECT username, was, becomes, reason FROM unnest($1::varchar[], $2::varchar[], $3::varchar[], $5::varchar[]) AS input (username, was, becomes, reason), patience
+), done AS (
+` + assignRows + `, last_ts
+), noted AS (
+	INSERT INTO director_journal (subject, username, from_backend, to_backend, reason, replica)
+	SELECT 'user', done.username, input.was, input.becomes, input.reason, $6 FROM done JOIN input ON input.username = done.username
+	WHERE done.last_ts = now() AND done.backend = input.becomes AND input.was <> '' AND input.reason <> 'renamed'
+)
+SELECT username, backend, age FROM done`
+
+const assignRows = `
 INSERT INTO mailbox_username_backend AS m (username, backend, last_ts)
 SELECT username, becomes, now() FROM input ORDER BY username
 ON CONFLICT (username) DO UPDATE SET
@@ -212,7 +288,17 @@ func (p *postgres) assign(ctx context.Context, batch []director.Assignment, impa
 	if impatient {
 		patience = lockPatience
 	}
-	rows, err := p.assigning.query(ctx, users, was, becomes, patience)
+	var rows *sql.Rows
+	var err error
+	if p.ledgered.Load() {
+		reasons := make(pq.StringArray, len(batch))
+		for i, a := range batch {
+			reasons[i] = string(a.Reason)
+		}
+		rows, err = p.assigningNoted.query(ctx, users, was, becomes, patience, reasons, p.replica)
+	} else {
+		rows, err = p.assigning.query(ctx, users, was, becomes, patience)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -270,18 +356,49 @@ func (p *postgres) probe(ctx context.Context) error {
 	if err == nil && readOnly {
 		return errReadOnly
 	}
+	if err == nil {
+		_, _ = p.findLedger(ctx) // what is wrong with it is the follower's to say
+	}
 	return err
+}
+
+// findLedger looks whether there is a ledger. If that cannot be known, it is as before.
+func (p *postgres) findLedger(ctx context.Context) (bool, error) {
+	there, err := ledgerInPostgres(ctx, p.ordering)
+	if err == nil {
+		p.ledgered.Store(there)
+	}
+	return there, err
+}
+
+func (p *postgres) ledger() ledgerIn {
+	return ledgerIn{slow: p.patient, db: p.ordering, dialect: inPostgres, find: p.findLedger, there: p.ledgered.Load, notify: `SELECT pg_notify('` + ledgerChannel + `', '')`, writing: unlocked{}, listen: p.listen}
 }
 
 var errReadOnly = errors.New("the server is read-only: a standby, or default_transaction_read_only is on")
 
 // close ignores errors: connections that are dead already have some, and nothing is lost with them.
 func (p *postgres) close() error {
-	_, _, _ = p.db.Close(), p.patient.Close(), p.streaming.Close()
+	_, _, _, _ = p.db.Close(), p.patient.Close(), p.streaming.Close(), p.ordering.Close()
 	return nil
 }
 
 func (p *postgres) migrate(ctx context.Context) ([]string, error) {
+	report, err := p.migrateMappings(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// The number is drawn by lot; who migrates at the same time waits.
+	more, err := migrateLedger(ctx, p.patient, inPostgres, `SELECT pg_advisory_xact_lock(7273846120957)`)
+	for _, statement := range []string{readMovesPostgres, assignNotedPostgres} {
+		if err == nil {
+			err = p.explainStatement(ctx, statement)
+		}
+	}
+	return append(report, more...), err
+}
+
+func (p *postgres) migrateMappings(ctx context.Context) ([]string, error) {
 	var there bool
 	if err := p.patient.GetContext(ctx, &there, `SELECT to_regclass('mailbox_username_backend') IS NOT NULL`); err != nil {
 		return nil, err
@@ -307,7 +424,7 @@ func (p *postgres) migrate(ctx context.Context) ([]string, error) {
 
 func (p *postgres) explainStatement(ctx context.Context, statement string) error {
 	none := pq.StringArray{}
-	args := map[string][]any{readPostgres: {none}, assignPostgres: {none, none, none, "0"}, touchPostgres: {none, none}}
+	args := map[string][]any{readPostgres: {none}, assignPostgres: {none, none, none, "0"}, touchPostgres: {none, none}, readMovesPostgres: {none, "", "0"}, assignNotedPostgres: {none, none, none, "0", none, ""}}
 	_, err := p.patient.ExecContext(ctx, "EXPLAIN "+statement, args[statement]...)
 	return err
 }

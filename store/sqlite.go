@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -25,10 +26,12 @@ type sqliteDB struct {
 	path string
 	db   *sqlx.DB
 	// write lets one writer at a time try: SQLite has one, and makes the others poll for their turn.
-	write sync.Mutex
+	write    sync.Mutex
+	ledgered atomic.Bool
+	replica  string
 }
 
-func openSQLite(path string, log *slog.Logger) (*DB, error) {
+func openSQLite(path, replica string, log *slog.Logger) (*DB, error) {
 	if path == "" {
 		return nil, errors.New("database-url: the path is missing; write sqlite:PATH")
 	}
@@ -41,7 +44,7 @@ func openSQLite(path string, log *slog.Logger) (*DB, error) {
 	db.SetMaxOpenConns(4)
 	db.SetMaxIdleConns(4)
 	// One writer, and few rows at once: it carries them out one by one, and others wait.
-	return newDB(&sqliteDB{path: path, db: db}, "SQLite in "+path, 1, 50, log), nil
+	return newDB(&sqliteDB{path: path, db: db, replica: replica}, "SQLite in "+path, 1, 50, log), nil
 }
 
 const sqliteNow = `CAST(unixepoch('subsec') * 1000 AS INTEGER)`
@@ -51,9 +54,17 @@ func (s *sqliteDB) read(ctx context.Context, users []string) (map[string]directo
 	if err != nil {
 		return nil, err
 	}
-	rows, err := s.db.QueryxContext(ctx, `
-		SELECT username, backend, (`+sqliteNow+` - last_ts) / 1000.0 AS age
-		FROM mailbox_username_backend WHERE username IN (SELECT value FROM json_each(?))`, string(list))
+	statement := `
+		SELECT username, backend, (` + sqliteNow + ` - last_ts) / 1000.0 AS age
+		FROM mailbox_username_backend WHERE username IN (SELECT value FROM json_each(?))`
+	if s.ledgered.Load() {
+		statement = `
+		SELECT m.username, m.backend, (` + sqliteNow + ` - m.last_ts) / 1000.0, v.to_backend, (v.deadline - ` + sqliteNow + `) / 1000.0
+		FROM mailbox_username_backend AS m
+		LEFT JOIN director_move AS v ON v.username = m.username AND v.stage <> 'switched' AND v.deadline > ` + sqliteNow + `
+		WHERE m.username IN (SELECT value FROM json_each(?))`
+	}
+	rows, err := s.db.QueryxContext(ctx, statement, string(list))
 	if err != nil {
 		return nil, err
 	}
@@ -71,6 +82,14 @@ func (s *sqliteDB) assign(ctx context.Context, batch []director.Assignment, _ bo
 	defer tx.Rollback()
 	assigned := make(map[string]director.Mapping, len(batch))
 	for _, a := range batch {
+		if s.ledgered.Load() && a.Was != "" && a.Reason != director.Renamed {
+			if _, err := tx.ExecContext(ctx, `
+				INSERT INTO director_journal (subject, username, from_backend, to_backend, reason, replica)
+				SELECT 'user', ?1, ?2, ?3, ?4, ?5 WHERE ?2 = coalesce((SELECT backend FROM mailbox_username_backend WHERE username = ?1), ?2)`,
+				a.User, a.Was, a.Becomes, string(a.Reason), s.replica); err != nil {
+				return nil, err
+			}
+		}
 		var r row
 		err := tx.GetContext(ctx, &r, `
 			INSERT INTO mailbox_username_backend AS m (username, backend, last_ts) VALUES (?1, ?3, `+sqliteNow+`)
@@ -108,7 +127,24 @@ func (s *sqliteDB) counts(ctx context.Context) (map[string]int, error) {
 
 func (s *sqliteDB) probe(ctx context.Context) error {
 	var n int
-	return s.db.GetContext(ctx, &n, `SELECT count(*) FROM (SELECT username, backend, last_ts FROM mailbox_username_backend LIMIT 1)`)
+	err := s.db.GetContext(ctx, &n, `SELECT count(*) FROM (SELECT username, backend, last_ts FROM mailbox_username_backend LIMIT 1)`)
+	if err == nil {
+		_, _ = s.findLedger(ctx) // what is wrong with it is the follower's to say
+	}
+	return err
+}
+
+// findLedger looks whether there is a ledger. If that cannot be known, it is as before.
+func (s *sqliteDB) findLedger(ctx context.Context) (bool, error) {
+	there, err := ledgerInSQLite(ctx, s.db)
+	if err == nil {
+		s.ledgered.Store(there)
+	}
+	return there, err
+}
+
+func (s *sqliteDB) ledger() ledgerIn {
+	return ledgerIn{slow: s.db, db: s.db, dialect: inSQLite, find: s.findLedger, there: s.ledgered.Load, writing: &s.write}
 }
 
 func (s *sqliteDB) close() error { return s.db.Close() }
@@ -125,25 +161,35 @@ func (s *sqliteDB) migrate(ctx context.Context) ([]string, error) {
 	case !errors.Is(err, fs.ErrExist):
 		return nil, err
 	}
+	mappings, err := s.migrateMappings(ctx)
+	report = append(report, mappings...)
+	if err != nil {
+		return report, err
+	}
+	more, err := migrateLedger(ctx, s.db, inSQLite, "")
+	return append(report, more...), err
+}
+
+func (s *sqliteDB) migrateMappings(ctx context.Context) ([]string, error) {
 	var there int
 	if err := s.db.GetContext(ctx, &there, `SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'mailbox_username_backend'`); err != nil {
-		return report, err
+		return nil, err
 	}
 	if there > 0 {
 		if err := s.probe(ctx); err != nil {
-			return report, fmt.Errorf("table mailbox_username_backend is there, but cannot be used: %w", err)
+			return nil, fmt.Errorf("table mailbox_username_backend is there, but cannot be used: %w", err)
 		}
-		return append(report, "table mailbox_username_backend: is there, left as it is"), nil
+		return []string{"table mailbox_username_backend: is there, left as it is"}, nil
 	}
-	_, err = s.db.ExecContext(ctx, `CREATE TABLE mailbox_username_backend (
+	_, err := s.db.ExecContext(ctx, `CREATE TABLE mailbox_username_backend (
 		username TEXT PRIMARY KEY NOT NULL,
 		backend TEXT NOT NULL,
 		last_ts INTEGER NOT NULL
 	)`)
 	if err != nil {
-		return report, err
+		return nil, err
 	}
-	return append(report, "table mailbox_username_backend: created"), nil
+	return []string{"table mailbox_username_backend: created"}, nil
 }
 
 // explain turns an error into one for operators.

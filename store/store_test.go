@@ -103,10 +103,18 @@ func migrate(t *testing.T, url string) []string {
 	return report
 }
 
+// tableAlone creates the one table that is needed, as other programs do, and returns the database's URL.
+func tableAlone(t *testing.T, s *pgtest.Server) string {
+	t.Helper()
+	url := s.Database(t)
+	pgtest.Exec(t, url, `CREATE TABLE mailbox_username_backend (username varchar(255) PRIMARY KEY, backend varchar(255) NOT NULL, last_ts timestamptz NOT NULL)`)
+	return url
+}
+
 // postgresBench makes benches of databases of their own. Stores are opened by the URL that through makes, and log to log.
-func postgresBench(through func(string) string, log *slog.Logger) func(*testing.T) storetest.Bench {
+func postgresBench(database func(*testing.T, *pgtest.Server) string, through func(string) string, log *slog.Logger) func(*testing.T) storetest.Bench {
 	return func(t *testing.T) storetest.Bench {
-		url := migrated(t, server)
+		url := database(t, server)
 		return storetest.Bench{
 			Open: func(t *testing.T) storetest.Store { return open(t, store.Config{URL: through(url), Logger: log}) },
 			Insert: func(t *testing.T, backend string, ago time.Duration, users ...string) {
@@ -122,13 +130,18 @@ func postgresBench(through func(string) string, log *slog.Logger) func(*testing.
 }
 
 func TestPostgres(t *testing.T) {
-	storetest.Run(t, postgresBench(func(url string) string { return url }, nil))
+	storetest.Run(t, postgresBench(migrated, func(url string) string { return url }, nil))
+}
+
+// TestTableAlone runs the suite where nothing but the table of mappings is there.
+func TestTableAlone(t *testing.T) {
+	storetest.Run(t, postgresBench(tableAlone, func(url string) string { return url }, nil))
 }
 
 // TestPooler runs the suite through a PgBouncer that keeps no prepared statements.
 func TestPooler(t *testing.T) {
 	var log bytes.Buffer
-	storetest.Run(t, postgresBench(server.Pooler(t), slog.New(slog.NewTextHandler(&log, nil))))
+	storetest.Run(t, postgresBench(migrated, server.Pooler(t), slog.New(slog.NewTextHandler(&log, nil))))
 	if !strings.Contains(log.String(), "a pooler does not keep prepared statements") {
 		t.Error("no statement was missed by the pooler")
 	}

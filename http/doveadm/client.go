@@ -39,6 +39,9 @@ type Config struct {
 	Proxies func() []netip.AddrPort
 	// Canonical makes the canonical name of a name that Dovecot knows, false if there is none. Nil: they are the same.
 	Canonical func(name string) (string, bool)
+	// CaseOnly says that the names differ in the case of letters at most. Dovecot then need not list all its sessions to find those
+	// of one user: it finds names in any case.
+	CaseOnly bool
 	// Timeout limits what is done at one server for a call, 5 s if it is 0. A call that has to wait for its turn may take
 	// three times as long.
 	Timeout time.Duration
@@ -56,6 +59,7 @@ type Client struct {
 	port          uint16
 	proxies       func() []netip.AddrPort
 	canonical     func(string) (string, bool)
+	maskable      bool
 	timeout       time.Duration
 	authorization string
 	http          *http.Client
@@ -73,6 +77,7 @@ func New(config Config) *Client {
 	c := &Client{
 		port: config.Port, proxies: config.Proxies, canonical: config.Canonical, timeout: config.Timeout, log: config.Logger,
 		authorization: "X-Dovecot-API " + base64.StdEncoding.EncodeToString([]byte(config.Key)),
+		maskable:      config.Canonical == nil || config.CaseOnly,
 		versions:      make(map[netip.AddrPort]version),
 	}
 	if c.timeout <= 0 {
@@ -102,18 +107,19 @@ func (c *Client) Who(ctx context.Context, backend director.Backend) ([]director.
 	return c.who(ctx, backend, nil)
 }
 
-// Find returns the sessions on a backend of the user with that canonical name. If names on backends are the canonical ones,
-// it returns ErrPattern for a name that doveadm cannot be asked for.
+// Find returns the sessions on a backend of the user with that canonical name. For a name that Dovecot would take for a pattern, or
+// knows in another form, it lists all sessions.
 func (c *Client) Find(ctx context.Context, backend director.Backend, user string) ([]director.Session, error) {
-	var masks []string
-	if c.canonical == nil {
-		if err := checkName(user); err != nil {
-			return nil, err
-		}
-		masks = []string{user}
-	}
-	sessions, err := c.who(ctx, backend, masks)
+	sessions, err := c.who(ctx, backend, c.masks(user))
 	return slices.DeleteFunc(sessions, func(s director.Session) bool { return !c.is(s.User, user) }), err
+}
+
+// masks asks for one user, or for all if he cannot be asked for.
+func (c *Client) masks(user string) []string {
+	if !c.maskable || checkName(user) != nil {
+		return nil
+	}
+	return []string{user}
 }
 
 // is reports whether Dovecot knows the user with that canonical name as name.
@@ -219,15 +225,20 @@ func (c *Client) kick(ctx context.Context, s server, users []string) error {
 	return err
 }
 
-// server returns where a backend's doveadm is. A port named doveadm may be that of another protocol of its, so the other name
-// goes first.
-func (c *Client) server(backend director.Backend) (server, error) {
-	port := c.port
+// PortOf returns where doveadm's HTTP API listens on a backend, or on a proxy of that shape, if its ports name no other. A port named
+// doveadm may be that of another protocol of its, so the other name goes first.
+func PortOf(b director.Backend, port uint16) uint16 {
 	for _, name := range []string{"doveadm", "doveadm-http"} {
-		if named, ok := backend.Port(name); ok {
+		if named, ok := b.Port(name); ok {
 			port = named
 		}
 	}
+	return port
+}
+
+// server returns where a backend's doveadm is.
+func (c *Client) server(backend director.Backend) (server, error) {
+	port := PortOf(backend, c.port)
 	if !backend.Addr.IsValid() || port == 0 {
 		return server{}, fmt.Errorf("%w: %s (address %s, doveadm's HTTP port %d): configure the port, or name it doveadm-http in the pod", director.ErrUnreachable, backend.Name, backend.Addr, port)
 	}

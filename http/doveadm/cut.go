@@ -25,13 +25,8 @@ var errRemain = errors.New("it was told to end sessions and still has them (Dove
 
 // Cut ends the sessions of a user to a backend's address at all proxies. A proxy confirms it when it lists none of them any
 // more. On a 2.3 proxy a user who has a session to that address loses those to others too: it can kick a user or an address,
-// but not both. If names at proxies are the canonical ones, it returns ErrPattern for a name that doveadm cannot be asked for.
+// but not both. It returns ErrPattern for a name that doveadm would take for a pattern, if that user has sessions there.
 func (c *Client) Cut(ctx context.Context, backend netip.Addr, user string) (proxies int, err error) {
-	if c.canonical == nil {
-		if err := checkName(user); err != nil {
-			return 0, err
-		}
-	}
 	if c.proxies == nil {
 		return 0, nil
 	}
@@ -118,11 +113,7 @@ func (c *Client) namesAt(ctx context.Context, v version, s server, backend netip
 	field := "dest-ip"
 	if v == v24 {
 		field = "dest_ip"
-		var masks []string
-		if c.canonical == nil {
-			masks = []string{user}
-		}
-		rows, err = c.list(ctx, s, "proxyList", masks)
+		rows, err = c.list(ctx, s, "proxyList", c.masks(user))
 	} else {
 		rows, err = c.rows(ctx, s, command{"proxyList", map[string]any{}})
 	}

@@ -205,7 +205,7 @@ func (w *world) rebalance(a *action) {
 }
 
 // move ends the user's sessions, if there are any, and changes the mapping, unless one of the backends is not as planned any more.
-func (w *world) move(d *directors, number uint32, m director.Move) {
+func (w *world) move(d *directors, number uint32, m director.PlannedMove) {
 	u := &w.users[number]
 	from, to := w.byName[m.Backend], w.byName[m.To]
 	if int(u.home) != from || w.cluster.pods[to].state != ready || w.databaseDown {

@@ -1,0 +1,165 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	director "github.com/k-web-s/go-dovecot-director"
+	"github.com/lib/pq"
+)
+
+// Follow tells obey of the operators' orders and of users who are being moved, soon after they change, and the database that this replica
+// has heard of them, and what self says of it; until ctx ends. Then it signs the replica off and returns nil. Without the tables it
+// tells obey that there is nothing, and looks for them.
+func (l *Ledger) Follow(ctx context.Context, self func() director.Replica, obey func(director.Orders)) error {
+	woken := make(chan struct{}, 1)
+	listening := make(chan struct{})
+	go func() {
+		defer close(listening)
+		if l.in.listen != nil {
+			l.in.listen(ctx, func() {
+				select {
+				case woken <- struct{}{}:
+				default:
+				}
+			})
+		}
+	}()
+	defer func() { <-listening }()
+	ticker := time.NewTicker(followEvery)
+	defer ticker.Stop()
+	var f following
+	for {
+		f.follow(ctx, l, self, obey)
+		pause(ctx, followRest)
+		select {
+		case <-ctx.Done():
+			l.signOff(context.WithoutCancel(ctx))
+			return nil
+		case <-ticker.C:
+		case <-woken:
+		}
+	}
+}
+
+// following is what a follower keeps from one time to the next.
+type following struct {
+	heard  float64 // as of when this replica obeys, in seconds of Unix time of the database
+	signed bool    // the replica is in the table
+	tidied time.Time
+}
+
+func (f *following) follow(ctx context.Context, l *Ledger, self func() director.Replica, obey func(director.Orders)) {
+	limit, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	there, err := l.in.find(limit)
+	switch {
+	case err != nil && ctx.Err() == nil:
+		if k, explained := l.db.database.explain(err); k == faulty || k == broken && l.db.health.err() == nil {
+			l.db.complain(explained)
+			if f.heard == 0 {
+				obey(director.Orders{}) // as if there were no tables: new users shall not wait for a right that is missing
+			}
+		}
+		return
+	case err != nil:
+		return
+	case !there:
+		obey(director.Orders{})
+		return
+	}
+	at, err := l.signOn(ctx, self(), f.heard)
+	if err != nil {
+		l.troubled(ctx, err)
+		return
+	}
+	f.signed = true
+	orders, err := l.orders(ctx)
+	if err != nil {
+		l.troubled(ctx, err)
+		return
+	}
+	obey(orders)
+	first := f.heard == 0
+	f.heard = at
+	if first {
+		// Movers wait for a replica that has not heard; it does not have to wait for its next turn to say so.
+		if _, err := l.signOn(ctx, self(), f.heard); err != nil {
+			l.troubled(ctx, err)
+		}
+	}
+	if now := time.Now(); now.Sub(f.tidied) >= tidyEvery {
+		f.tidied = now
+		if err := l.tidy(ctx); err != nil {
+			l.troubled(ctx, err)
+		}
+	}
+}
+
+func (l *Ledger) troubled(ctx context.Context, err error) {
+	if ctx.Err() == nil && l.db.health.err() == nil {
+		l.db.log.Warn("operators' orders cannot be followed; the last ones are in force, and moves wait for this replica", "error", err)
+	}
+}
+
+// orders reads what is in force.
+func (l *Ledger) orders(ctx context.Context) (director.Orders, error) {
+	standings, err := l.Standings(ctx)
+	if err != nil {
+		return director.Orders{}, err
+	}
+	o := director.Orders{Standings: standings}
+	return o, l.read(ctx, &o.Moving, `SELECT username FROM director_move WHERE stage <> 'switched'`)
+}
+
+// signOn says that the replica is there, and obeys the orders as they were at a time. It returns the time now; what was committed before
+// is seen by whoever reads afterwards.
+func (l *Ledger) signOn(ctx context.Context, r director.Replica, heard float64) (now float64, err error) {
+	err = l.write(ctx, func(w *writing) error {
+		return w.get(&now, `
+			INSERT INTO director_replica (name, version, generation, fingerprint, alive, lost, seen_at, heard_at) VALUES (?, ?, ?, ?, ?, ?, {now}, {at ?})
+			ON CONFLICT (name) DO UPDATE SET version = excluded.version, generation = excluded.generation, fingerprint = excluded.fingerprint,
+				alive = excluded.alive, lost = excluded.lost, seen_at = excluded.seen_at, heard_at = excluded.heard_at
+			RETURNING {unix seen_at} AS now`,
+			l.replica, r.Version, int64(r.Generation), r.Fingerprint, r.Alive, r.Lost, heard)
+	})
+	return now, err
+}
+
+// signOff says that the replica ends by itself: it serves nobody from memory any more.
+func (l *Ledger) signOff(ctx context.Context) {
+	err := l.write(ctx, func(w *writing) error {
+		_, err := w.exec(`DELETE FROM director_replica WHERE name = ?`, l.replica)
+		return err
+	})
+	if err != nil && !errors.Is(err, errLedgerMissing) {
+		l.db.log.Warn("this replica could not sign off; for an hour moves wait for it, unless it is started again under the same name or forgotten by an operator", "replica", l.replica, "error", err)
+	}
+}
+
+// tidy removes what is too old to matter.
+func (l *Ledger) tidy(ctx context.Context) error {
+	return l.write(ctx, func(w *writing) error {
+		if _, err := w.exec(`DELETE FROM director_journal WHERE at < {in ?}`, -l.keep.Seconds()); err != nil {
+			return err
+		}
+		_, err := w.exec(`DELETE FROM director_replica WHERE seen_at < {in ?}`, -silentFor.Seconds())
+		return err
+	})
+}
+
+// listen waits for notifications. Where there are none, as through a pooler, the follower finds out by itself.
+func (p *postgres) listen(ctx context.Context, woken func()) {
+	listener := pq.NewDialListener(dialer{silence: 0}, p.dsn, time.Second, 30*time.Second, nil)
+	defer listener.Close()
+	go func() { _ = listener.Listen(ledgerChannel) }() // it connects, as often as that takes; Close ends it
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-listener.Notify:
+			woken()
+		}
+	}
+}
