@@ -1,5 +1,5 @@
-// Package http is the director's two HTTP servers: the lookup API for Dovecot's proxies and the operations API for
-// Kubernetes and people. It wraps net/http completely; where both are needed, import it as directorhttp.
+// Package http is the director's three HTTP servers: the lookup API for Dovecot's proxies, the operations API for
+// Kubernetes, and the admin API for operators, with a client. It wraps net/http completely; where both are needed, import it as directorhttp.
 //
 // # The lookup API
 //
@@ -12,6 +12,12 @@
 //
 // A proxy's auth workers keep their connections for ever. The server closes each politely after some minutes or some
 // thousand requests, and at shutdown, so that new replicas get their share of the traffic.
+//
+// # The admin API
+//
+// /api/v1 shows how everything is and takes orders, in JSON; openapi.json describes it. It is not for everybody: it wants tokens, or
+// answers this machine only, and refuses pages in an operator's browser either way. An order that makes no sense is refused before
+// anything is done.
 //
 // # When something fails
 //

@@ -2,6 +2,7 @@ package http
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,16 +32,32 @@ const (
 // Server serves a handler over HTTP/1.1: Listen, then Run.
 type Server struct {
 	server   http.Server
+	log      *slog.Logger
+	pair     *keyPair // nil without TLS
 	listener net.Listener
 	closing  atomic.Bool
 }
 
+// ServerOption changes what a Server does.
+type ServerOption func(*Server)
+
+// WithLimits sets how long a request may take to come in, and how long until its answer must be out. The usual ones are the lookup API's,
+// 3 s and 6 s.
+func WithLimits(read, write time.Duration) ServerOption {
+	return func(s *Server) { s.server.ReadTimeout, s.server.WriteTimeout = read, write }
+}
+
+// WithTLS serves over TLS. The files are read again when they change; as long as that fails, the pair before serves.
+func WithTLS(certFile, keyFile string) ServerOption {
+	return func(s *Server) { s.pair = &keyPair{certFile: certFile, keyFile: keyFile, log: s.log} }
+}
+
 // NewServer returns a server that does not listen yet. A nil log discards.
-func NewServer(handler http.Handler, log *slog.Logger) *Server {
+func NewServer(handler http.Handler, log *slog.Logger, options ...ServerOption) *Server {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{}
+	s := &Server{log: log}
 	s.server = http.Server{
 		Handler:        s.limitConnections(handler),
 		ReadTimeout:    readLimit,
@@ -52,14 +69,26 @@ func NewServer(handler http.Handler, log *slog.Logger) *Server {
 			return context.WithValue(ctx, connectionKey{}, newConnection(time.Now()))
 		},
 	}
+	for _, option := range options {
+		option(s)
+	}
 	return s
 }
 
-// Listen binds the address, so that a port that is taken is an error here and not later. Port 0 takes a free one.
+// Listen binds the address, so that a port that is taken is an error here and not later. Port 0 takes a free one. A certificate that
+// cannot be used is an error too.
 func (s *Server) Listen(address string) error {
+	if s.pair != nil {
+		if _, err := s.pair.current(); err != nil {
+			return fmt.Errorf("cannot serve TLS: %w", err)
+		}
+	}
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return fmt.Errorf("cannot listen: %w", err)
+	}
+	if s.pair != nil {
+		listener = tls.NewListener(listener, s.pair.config())
 	}
 	s.listener = listener
 	return nil

@@ -34,7 +34,7 @@ func (s sourceSettings) open(publish func(director.Snapshot), log *slog.Logger) 
 // open makes the store that the settings name. It does not connect.
 func (s databaseSettings) open(log *slog.Logger) (*store.DB, error) {
 	return store.Open(store.Config{
-		URL: s.url, Host: s.host, Port: s.port, Name: s.name, User: s.user, Password: s.password, SSLMode: s.sslMode, Logger: log,
+		URL: s.url, Host: s.host, Port: s.port, Name: s.name, User: s.user, Password: s.password, SSLMode: s.sslMode, Replica: s.replica, Logger: log,
 	})
 }
 
@@ -66,5 +66,15 @@ func storePart(db *store.DB) directorhttp.Part {
 			return directorhttp.PartState{Ready: true, Degraded: true, Detail: fmt.Sprintf("down since %s, remembered users are served: %v", lasted, s.Err)}
 		}
 		return directorhttp.PartState{Detail: s.Err.Error()}
+	}}
+}
+
+// ordersPart is ready once it is known which backends take users.
+func ordersPart(d *director.Director) directorhttp.Part {
+	return directorhttp.Part{Name: "orders", Check: func(context.Context) directorhttp.PartState {
+		if !d.Heard() {
+			return directorhttp.PartState{Detail: "operators' orders have not been read from the database yet"}
+		}
+		return directorhttp.PartState{Ready: true, Detail: "followed"}
 	}}
 }

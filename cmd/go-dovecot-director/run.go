@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
@@ -33,7 +34,7 @@ func run(ctx context.Context, args []string, env lookupEnv, stdout, stderr io.Wr
 		Use:   program,
 		Short: "Tells Dovecot proxies which backend a user belongs to",
 		Long: "Tells Dovecot proxies which backend a user belongs to, and keeps that promise while pods scale, restart and die.\n\n" +
-			"Every flag is an environment variable too, of the same name in capitals and with underscores. Flags win.",
+			"Settings are flags and environment variables, of the same name in capitals and with underscores. Flags win.",
 		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -43,11 +44,10 @@ func run(ctx context.Context, args []string, env lookupEnv, stdout, stderr io.Wr
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(
+	addGroup(root, "Commands:",
 		serveCommand(env, stderr), migrateCommand(env, stdout), exportCommand(env, stdout), importCommand(env, stdout, stderr),
-		simulateCommand(stdout, stderr), ringCommand(stdout),
-	)
+		simulateCommand(stdout, stderr), ringCommand(stdout))
+	addGroup(root, "Commands that ask a running director:", operateCommands(console{env: env, stdin: os.Stdin, stdout: stdout, stderr: stderr})...)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
@@ -57,6 +57,15 @@ func run(ctx context.Context, args []string, env lookupEnv, stdout, stderr io.Wr
 		return exitFailure
 	}
 	return exitUsage
+}
+
+// addGroup adds verbs that the help lists together.
+func addGroup(root *cobra.Command, title string, verbs ...*cobra.Command) {
+	root.AddGroup(&cobra.Group{ID: title, Title: title})
+	for _, verb := range verbs {
+		verb.GroupID = title
+	}
+	root.AddCommand(verbs...)
 }
 
 // command makes a verb whose settings come from flags and the environment. Its settings are read and checked before

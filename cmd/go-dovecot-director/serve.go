@@ -39,6 +39,11 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		}
 	}()
 
+	replica, err := s.operation.name(s.listen)
+	if err != nil {
+		return err
+	}
+	s.database.replica = replica
 	db, err := s.database.open(log)
 	if err != nil {
 		return err
@@ -56,20 +61,40 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		Confirm:       func() { source.Confirm() },
 		TouchInterval: s.policy.touchInterval,
 		Remember:      s.policy.rememberedUsers,
+		Ordered:       true,
 		Logger:        log,
 	})
 	if source, err = s.source.open(d.Observe, log); err != nil {
 		return err
 	}
 
-	health := directorhttp.NewHealth(viewPart(d, source), storePart(db))
+	proxies, err := s.source.openProxies(s.operation, log)
+	if err != nil {
+		return err
+	}
+	sessions, closeSessions := s.operation.open(s.policy.users, proxies.addresses, log)
+	stops.add("connections to doveadm", func(context.Context) error { closeSessions(); return nil })
+	ledger := db.Ledger(replica, s.operation.journalFor)
+	mover := director.NewMover(director.MoverConfig{Moves: ledger, Sessions: sessions, View: d.View, Logger: log})
+	operator := director.NewOperator(director.OperatorConfig{
+		Director: d, Ledger: ledger, Tasks: ledger, Sessions: sessions, Replica: replica, Stay: s.operation.minimumStay, Begun: mover.Wake,
+	})
+	conductor := director.NewConductor(director.ConductorConfig{
+		Director: d, Tasks: ledger, Sessions: sessions, Auto: s.operation.auto(), Stay: s.operation.minimumStay, Begun: mover.Wake, Logger: log,
+	})
+
+	health := directorhttp.NewHealth(viewPart(d, source), storePart(db), ordersPart(d))
 	lookups := directorhttp.NewServer(directorhttp.NewLookups(d, log), log)
 	ops := directorhttp.NewServer(health, log)
+	admin := s.admin.server(operator, log)
 	for _, l := range []struct {
 		server  *directorhttp.Server
 		setting string
 		address string
-	}{{ops, "--ops-listen", s.opsListen}, {lookups, "--listen", s.listen}} {
+	}{{ops, "--ops-listen", s.opsListen}, {admin, "--admin-listen", s.admin.listen}, {lookups, "--listen", s.listen}} {
+		if l.address == adminOff {
+			continue
+		}
 		if err := l.server.Listen(l.address); err != nil {
 			return fmt.Errorf("%s: %w", l.setting, err)
 		}
@@ -77,11 +102,27 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	}
 
 	stops.background("operations API", failed, ops.Run)
+	adminAddr := adminOff
+	if s.admin.listen != adminOff {
+		stops.background("admin API", failed, admin.Run)
+		adminAddr = admin.Addr()
+	}
 	stops.background("database connection", failed, db.Run)
 	stops.background("director", failed, d.Run)
+	stops.background("operators' orders", failed, func(ctx context.Context) error {
+		return ledger.Follow(ctx, self(d), func(o director.Orders) {
+			d.Obey(o)
+			if len(o.Moving) > 0 {
+				mover.Wake()
+			}
+		})
+	})
+	stops.background("moves", failed, mover.Run)
+	stops.background("tasks", failed, conductor.Run)
+	stops.background("source of proxies", failed, proxies.run)
 	stops.background("source of backends", failed, source.Run)
 	stops.background("lookup API", failed, lookups.Run)
-	log.Info("serving", "listen", lookups.Addr(), "ops_listen", ops.Addr(), "version", version())
+	log.Info("serving", "listen", lookups.Addr(), "ops_listen", ops.Addr(), "admin_listen", adminAddr, "version", version())
 
 	select {
 	case err := <-failed:

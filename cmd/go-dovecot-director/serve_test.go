@@ -24,6 +24,11 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
 		main()
 	}
+	// Verbs ask on a terminal; nobody sits at these tests.
+	var err error
+	if os.Stdin, err = os.Open(os.DevNull); err != nil {
+		panic(err)
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -31,10 +36,10 @@ const endpoints = "../../testdata/endpoints.yaml"
 
 // instance is a running serve.
 type instance struct {
-	t            *testing.T
-	lookups, ops string
-	log          *lockedBuffer
-	stop         func() int
+	t                   *testing.T
+	lookups, ops, admin string
+	log                 *lockedBuffer
+	stop                func() int
 }
 
 type lockedBuffer struct {
@@ -60,7 +65,7 @@ func start(t *testing.T, args ...string) *instance {
 	i := &instance{t: t, log: &lockedBuffer{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	code := make(chan int, 1)
-	args = append([]string{"serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--drain-delay", "0s", "--log-format", "json"}, args...)
+	args = append([]string{"serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--drain-delay", "0s", "--log-format", "json"}, args...)
 	go func() { code <- run(ctx, args, none, io.Discard, i.log) }()
 	i.stop = sync.OnceValue(func() int {
 		cancel()
@@ -70,12 +75,13 @@ func start(t *testing.T, args ...string) *instance {
 	until(t, "it listens", func() bool {
 		for line := range strings.Lines(i.log.String()) {
 			var serving struct {
-				Msg       string
-				Listen    string
-				OpsListen string `json:"ops_listen"`
+				Msg         string
+				Listen      string
+				OpsListen   string `json:"ops_listen"`
+				AdminListen string `json:"admin_listen"`
 			}
 			if json.Unmarshal([]byte(line), &serving) == nil && serving.Msg == "serving" {
-				i.lookups, i.ops = serving.Listen, serving.OpsListen
+				i.lookups, i.ops, i.admin = serving.Listen, serving.OpsListen, serving.AdminListen
 				return true
 			}
 		}
@@ -164,7 +170,7 @@ func TestServeNeverCreatesTheTable(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	code := make(chan int, 1)
 	go func() {
-		code <- run(ctx, []string{"serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--drain-delay", "0s", "--endpoints-file", endpoints, "--database-url", url}, none, io.Discard, log)
+		code <- run(ctx, []string{"serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--drain-delay", "0s", "--endpoints-file", endpoints, "--database-url", url}, none, io.Discard, log)
 	}()
 	until(t, "the log says what to do", func() bool { return strings.Contains(log.String(), "run 'go-dovecot-director migrate") })
 	cancel()
@@ -221,7 +227,7 @@ func TestFailuresAtTheStartExitWithOne(t *testing.T) {
 		"a port that is taken":      {[]string{"--endpoints-file", endpoints, "--listen", taken.lookups}, "--listen: cannot listen: "},
 	} {
 		var stderr bytes.Buffer
-		args := append([]string{"serve", "--ops-listen", "127.0.0.1:0", "--log-level", "error", "--database-url", migrated(t)}, tc.args...)
+		args := append([]string{"serve", "--ops-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-level", "error", "--database-url", migrated(t)}, tc.args...)
 		code := run(t.Context(), args, none, io.Discard, &stderr)
 		if line := stderr.String(); code != exitFailure || strings.Count(line, "\n") != 1 || !strings.Contains(line, tc.want) {
 			t.Errorf("%s: exit code %d, %q; want one line with %q", name, code, line, tc.want)

@@ -20,9 +20,11 @@ import (
 type settings struct {
 	listen, opsListen string
 	drainDelay        time.Duration
+	admin             adminSettings
 	source            sourceSettings
 	database          databaseSettings
 	policy            policySettings
+	operation         operationSettings
 	log               logSettings
 }
 
@@ -43,6 +45,8 @@ type sourceSettings struct {
 // databaseSettings say where the mappings are kept.
 type databaseSettings struct {
 	url, host, port, name, user, password, passwordFile, sslMode string
+	// replica is no setting of the database's: it is for the journal.
+	replica string
 }
 
 // logSettings say what is logged and how.
@@ -51,17 +55,22 @@ type logSettings struct {
 	format string
 }
 
+// defaultListen is where lookups are answered.
+const defaultListen = ":8080"
+
 // unknownUsersReject is the value of --unknown-users that turns them away.
 const unknownUsersReject = "reject"
 
 // register adds the flags of serve.
 func (s *settings) register(fs *pflag.FlagSet) {
-	add(fs, &s.listen, "listen", "address", ":8080", "address of the lookup API", parseAddress)
+	add(fs, &s.listen, "listen", "address", defaultListen, "address of the lookup API", parseAddress)
 	add(fs, &s.opsListen, "ops-listen", "address", ":8081", "address of the operations API: /healthz, /readyz", parseAddress)
 	add(fs, &s.drainDelay, "drain-delay", "duration", "5s", "how long lookups are still answered after a shutdown began, while the proxies are being told", parseDuration(0, 20*time.Second))
+	s.admin.register(fs)
 	s.source.register(fs)
 	s.database.register(fs)
 	s.policy.register(fs)
+	s.operation.register(fs)
 	s.log.register(fs)
 }
 
@@ -111,7 +120,13 @@ func (s *logSettings) register(fs *pflag.FlagSet) {
 
 // check looks at what single values cannot tell.
 func (s *settings) check() error {
+	if err := s.admin.check(); err != nil {
+		return err
+	}
 	if err := s.source.check(); err != nil {
+		return err
+	}
+	if err := s.operation.check(s.source); err != nil {
 		return err
 	}
 	return s.database.check()
@@ -267,7 +282,7 @@ func parseWithin[T cmp.Ordered](parse func(string) (T, error), isNot string, lea
 		switch {
 		case err != nil:
 			return v, fmt.Errorf("%q %s", s, isNot)
-		case v < least || v > most:
+		case !(v >= least && v <= most): // no number is within bounds that is none
 			return v, fmt.Errorf("%v is out of bounds; the least is %v, the most is %v", v, least, most)
 		}
 		return v, nil

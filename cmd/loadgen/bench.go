@@ -82,7 +82,7 @@ func (b *bench) replicas(n, backends int) ([]replica, error) {
 		if err != nil {
 			return all, err
 		}
-		p, err := start(b.director, "serve", "--endpoints-file", b.backendsFile(), "--database-url", b.database.url(), "--listen", lookups, "--ops-listen", ops,
+		p, err := start(b.director, "serve", "--endpoints-file", b.backendsFile(), "--database-url", b.database.url(), "--listen", lookups, "--ops-listen", ops, "--admin-listen", "off",
 			"--drain-delay", "0s", "--restart-grace", "1s", "--panic-grace", "1s")
 		if err != nil {
 			return all, fmt.Errorf("%s: %w", b.director, err)
