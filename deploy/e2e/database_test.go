@@ -63,3 +63,17 @@ func (d *database) wantRows(t *testing.T, want map[string]string) {
 		t.Errorf("the table changed:\n got %v\nwant %v", got, want)
 	}
 }
+
+// count returns the one number that a query leads to.
+func (d *database) count(t *testing.T, query string) (n int) {
+	t.Helper()
+	db, err := sql.Open("postgres", d.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.QueryRow(query).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

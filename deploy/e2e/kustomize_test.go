@@ -24,7 +24,7 @@ import (
 // The manifests can be applied to a namespace that enforces the "restricted" profile, and their parts find each other.
 func TestManifests(t *testing.T) {
 	t.Parallel()
-	for _, folder := range []string{"overlays/example", "overlays/minimal-rbac"} {
+	for _, folder := range []string{"overlays/example", "overlays/minimal-rbac", "overlays/sessions"} {
 		t.Run(folder, func(t *testing.T) {
 			t.Parallel()
 			objects := manifest.Render(t, folder)
@@ -38,7 +38,10 @@ func TestManifests(t *testing.T) {
 					{Verbs: []string{"list", "watch"}, APIGroups: []string{""}, Resources: []string{"endpoints"}, ResourceNames: []string{"dovecot-backend"}},
 					{Verbs: []string{"list", "watch"}, APIGroups: []string{"apps"}, Resources: []string{"statefulsets"}, ResourceNames: []string{"dovecot-backend"}},
 				}
-				if folder == "overlays/minimal-rbac" {
+				switch folder {
+				case "overlays/sessions":
+					want[1].ResourceNames = append(want[1].ResourceNames, "dovecot-proxy")
+				case "overlays/minimal-rbac":
 					want = []rbacv1.PolicyRule{{Verbs: []string{"get", "list", "watch"}, APIGroups: []string{""}, Resources: []string{"endpoints"}}}
 				}
 				if diff := cmp.Diff(want, manifest.The[*rbacv1.Role](t, objects).Rules); diff != "" {
@@ -117,9 +120,21 @@ func wantReferences(t *testing.T, objects []runtime.Object, deployment *appsv1.D
 	if spec.ServiceAccountName != account.Name {
 		t.Errorf("pods run as %q, the ServiceAccount is %q", spec.ServiceAccountName, account.Name)
 	}
-	container, secret := spec.Containers[0], manifest.The[*corev1.Secret](t, objects)
-	if from := container.EnvFrom[0].SecretRef.Name; from != secret.Name {
-		t.Errorf("settings come from Secret %q, there is %q", from, secret.Name)
+	container, secrets := spec.Containers[0], map[string]*corev1.Secret{}
+	for _, s := range manifest.All[*corev1.Secret](objects) {
+		secrets[s.Name] = s
+	}
+	if from := container.EnvFrom[0].SecretRef.Name; secrets[from] == nil {
+		t.Errorf("settings come from Secret %q, there are %v", from, slices.Sorted(maps.Keys(secrets)))
+	}
+	for _, mount := range container.VolumeMounts {
+		i := slices.IndexFunc(spec.Volumes, func(v corev1.Volume) bool { return v.Name == mount.Name })
+		secret := secrets[spec.Volumes[i].Secret.SecretName]
+		for _, e := range container.Env {
+			if key, ok := strings.CutPrefix(e.Value, mount.MountPath+"/"); ok && (secret == nil || secret.StringData[key] == "") {
+				t.Errorf("%s is %s, which no Secret has", e.Name, e.Value)
+			}
+		}
 	}
 	ports := map[string]bool{}
 	for _, port := range container.Ports {
@@ -130,11 +145,11 @@ func wantReferences(t *testing.T, objects []runtime.Object, deployment *appsv1.D
 			t.Errorf("probe %s asks port %s, the container has %v", probe.HTTPGet.Path, probe.HTTPGet.Port.String(), ports)
 		}
 	}
-	backends := slices.ContainsFunc(manifest.All[*corev1.Service](objects), func(s *corev1.Service) bool {
-		return slices.ContainsFunc(container.Env, func(e corev1.EnvVar) bool { return e.Name == "SERVICE" && e.Value == s.Name })
-	})
-	if !backends {
-		t.Error("SERVICE names no Service that is there")
+	for _, e := range container.Env {
+		known := slices.ContainsFunc(manifest.All[*corev1.Service](objects), func(s *corev1.Service) bool { return s.Name == e.Value })
+		if strings.HasSuffix(e.Name, "SERVICE") && !known {
+			t.Errorf("%s names no Service that is there", e.Name)
+		}
 	}
 }
 
@@ -142,10 +157,17 @@ func wantReferences(t *testing.T, objects []runtime.Object, deployment *appsv1.D
 func TestManifestsSetKnownVariables(t *testing.T) {
 	t.Parallel()
 	help := runDirector(t, "serve", "--help")
-	objects := manifest.Render(t, "overlays/example")
-	names := slices.Collect(maps.Keys(manifest.The[*corev1.Secret](t, objects).StringData))
-	for _, variable := range manifest.The[*appsv1.Deployment](t, objects).Spec.Template.Spec.Containers[0].Env {
-		names = append(names, variable.Name)
+	var names []string
+	for _, folder := range []string{"overlays/example", "overlays/sessions"} {
+		objects := manifest.Render(t, folder)
+		for _, secret := range manifest.All[*corev1.Secret](objects) {
+			if secret.Name == "go-dovecot-director" {
+				names = slices.AppendSeq(names, maps.Keys(secret.StringData))
+			}
+		}
+		for _, variable := range manifest.The[*appsv1.Deployment](t, objects).Spec.Template.Spec.Containers[0].Env {
+			names = append(names, variable.Name)
+		}
 	}
 	for _, name := range names {
 		if !strings.Contains(help, "["+name+"]") {

@@ -41,12 +41,12 @@ func newPlatform(t *testing.T, arguments ...string) *platform {
 }
 
 // newBackends starts backends and database of a platform without proxies.
-func newBackends(t *testing.T, ports dovecot.Ports) *platform {
+func newBackends(t *testing.T, ports dovecot.Ports, settings ...string) *platform {
 	t.Helper()
 	p := &platform{net: dovecot.NewNet(t), endpoints: endpointsFile{filepath.Join(t.TempDir(), "endpoints.yaml")}}
 	p.database = startDatabase(t)
 	for i, version := range []dovecot.Version{dovecot.V23, dovecot.V24, dovecot.V23} {
-		p.backends = append(p.backends, dovecot.StartBackend(t, version, fmt.Sprintf("b%d", i), p.net.Addr(byte(11+i)), ports))
+		p.backends = append(p.backends, dovecot.StartBackend(t, version, fmt.Sprintf("b%d", i), p.net.Addr(byte(11+i)), ports, settings...))
 	}
 	return p
 }

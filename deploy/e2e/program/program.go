@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -95,7 +96,7 @@ func StartRelease(tb testing.TB, addr netip.Addr, arguments ...string) *Director
 func start(tb testing.TB, path string, addr netip.Addr, env, wrapper []string, arguments ...string) *Director {
 	tb.Helper()
 	d := &Director{addr: addr, env: append([]string{}, env...)}
-	d.argv = append(append([]string{}, wrapper...), path, "serve", "--listen", addr.String()+":8080", "--ops-listen", addr.String()+":8081", "--drain-delay", "0s")
+	d.argv = append(append([]string{}, wrapper...), path, "serve", "--listen", addr.String()+":8080", "--ops-listen", addr.String()+":8081", "--admin-listen", adminAddr(addr), "--drain-delay", "0s")
 	d.argv = append(d.argv, arguments...)
 	tb.Cleanup(func() {
 		d.Stop(tb)
@@ -109,6 +110,56 @@ func start(tb testing.TB, path string, addr netip.Addr, env, wrapper []string, a
 	})
 	d.Start(tb)
 	return d
+}
+
+// adminAddr is where the admin API listens, which is for loopback addresses only unless it has TLS.
+func adminAddr(addr netip.Addr) string {
+	if !addr.IsLoopback() {
+		return "off"
+	}
+	return addr.String() + ":8082"
+}
+
+// Run runs a verb of the program and returns what it prints and its exit code.
+func Run(tb testing.TB, arguments ...string) (stdout, stderr string, code int) {
+	tb.Helper()
+	path, err := race()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cmd := exec.CommandContext(tb.Context(), path, arguments...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		if _, ended := errors.AsType[*exec.ExitError](err); !ended {
+			tb.Fatal(err)
+		}
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// Run runs a verb that talks to this director's admin API. It has to end well.
+func (d *Director) Run(tb testing.TB, arguments ...string) (stdout string) {
+	tb.Helper()
+	stdout, stderr, code := Run(tb, append(arguments, "--admin-url", d.AdminURL())...)
+	if code != 0 {
+		tb.Fatalf("%v: exit code %d\n%s%s", arguments, code, stdout, stderr)
+	}
+	return stdout
+}
+
+// AdminURL is where the admin API is.
+func (d *Director) AdminURL() string { return "http://" + adminAddr(d.addr) }
+
+// Kill ends the process without a warning.
+func (d *Director) Kill(tb testing.TB) {
+	tb.Helper()
+	cmd := d.running
+	d.running = nil
+	if err := cmd.Process.Kill(); err != nil {
+		tb.Fatal(err)
+	}
+	_ = cmd.Wait() // it was killed
 }
 
 // URL is where the lookup API is.
