@@ -108,7 +108,10 @@ func (k *Conductor) turn(ctx context.Context) {
 		}
 	}
 	for _, t := range tasks {
-		if !t.Paused && ctx.Err() == nil {
+		switch {
+		case t.Paused:
+			delete(k.lists, t.Name())
+		case ctx.Err() == nil:
 			k.work(ctx, t)
 		}
 	}
@@ -146,11 +149,19 @@ func (k *Conductor) work(ctx context.Context, t Task) {
 			return
 		}
 	}
-	l.allowed = min(l.allowed+float64(t.PerMinute(len(l.users)))*now.Sub(l.begun).Minutes(), movesAtOnce)
+	// What was not begun while nothing could be, is not made up for.
+	elapsed := min(now.Sub(l.begun), 2*conductEvery)
 	l.begun = now
+	l.allowed = min(l.allowed+float64(t.PerMinute(len(l.users)))*elapsed.Minutes(), movesAtOnce)
 	begun := 0
-	for l.allowed >= 1 && len(l.users) > 0 && ctx.Err() == nil {
+	free := movesAtOnce - len(k.config.Director.orders.Load().moving)
+	members := k.config.Director.state.Load().members
+	for l.allowed >= 1 && begun < free && len(l.users) > 0 && ctx.Err() == nil {
 		u := l.users[0]
+		if !slices.ContainsFunc(members, func(m Member) bool { return m.Name == u.To }) {
+			l.users = nil // the backend takes no users any more
+			break
+		}
 		l.users = l.users[1:]
 		_, err := k.config.Tasks.Begin(ctx, Move{User: u.User, From: u.Backend, To: u.To, Reason: t.reason(), Actor: t.Actor, Note: t.Note, IdleOnly: u.Idle}, MoveDeadline)
 		switch {
@@ -184,8 +195,17 @@ func (k *Conductor) renew(ctx context.Context, t Task, l *list) (ok bool) {
 	limited, cancel := context.WithTimeout(ctx, listLimit)
 	defer cancel()
 	view := k.config.Director.View()
-	plan, left, err := k.config.plan(limited, t, view)
 	l.made = k.now()
+	replicas, err := k.config.Tasks.Replicas(limited)
+	if names := silent(replicas); err == nil && names != "" {
+		err = refuse("%s", names)
+	}
+	if err != nil {
+		l.users = nil
+		k.complain(t, l, err)
+		return false
+	}
+	plan, left, err := k.config.plan(limited, t, view)
 	if err != nil {
 		k.complain(t, l, err)
 		return false
@@ -211,9 +231,15 @@ func (k *Conductor) complain(t Task, l *list, err error) {
 
 // plan says who a task moves next, and how many are left to be moved now or later.
 func (c ConductorConfig) plan(ctx context.Context, t Task, view *View) (plan Plan, left int, err error) {
+	if c.Sessions == nil {
+		return plan, 1, errNoSessions
+	}
 	if t.Kind == Rebalance {
 		plan, err = c.balance(ctx, t.Slack, view)
 		return plan, len(plan.Moves), err
+	}
+	if _, _, alive := view.Backend(t.Backend); !alive && view.Loss(t.Backend).Final(c.Director.now()) {
+		return plan, 0, nil // its users are moved as they log in
 	}
 	names := []string{t.Backend}
 	if b, _, alive := view.Backend(t.Backend); alive {
@@ -230,13 +256,10 @@ func (c ConductorConfig) plan(ctx context.Context, t Task, view *View) (plan Pla
 	if err != nil {
 		return plan, left, err
 	}
-	residents = slices.DeleteFunc(residents, func(r Resident) bool { return r.Stays })
-	if c.Sessions == nil {
-		return plan, left, errNoSessions
-	}
 	if err := c.ask(ctx, view, residents); err != nil {
 		return plan, left, err
 	}
+	residents = slices.DeleteFunc(residents, func(r Resident) bool { return r.Stays })
 	slices.SortStableFunc(residents, func(a, b Resident) int {
 		switch {
 		case a.Idle == b.Idle:
@@ -302,7 +325,8 @@ func (c ConductorConfig) ask(ctx context.Context, view *View, residents []Reside
 		r := &residents[i]
 		user, err := users.Canonical(r.User)
 		if err != nil {
-			return refuse("the table holds a name that is none: %v", err)
+			r.Stays = true // it is no name: nobody can log in by it
+			continue
 		}
 		r.Key = user.Key
 		backend := located(view, r.Backend)

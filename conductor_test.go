@@ -27,6 +27,7 @@ type errand struct {
 	settled   map[string]bool
 	connected map[string]bool
 	down      bool // the backends cannot be asked
+	silent    time.Duration
 	begun     []director.Move
 	times     []time.Time
 	ended     []string
@@ -72,6 +73,10 @@ func (e *errand) Residents(_ context.Context, backends []string) (residents []di
 	}
 	slices.SortFunc(residents, func(a, b director.Resident) int { return strings.Compare(a.User, b.User) })
 	return residents, nil
+}
+
+func (e *errand) Replicas(context.Context) ([]director.Replica, error) {
+	return []director.Replica{{Name: "living"}, {Name: "other", Silent: e.silent}}, nil
 }
 
 func (e *errand) Settled(context.Context, time.Duration) (map[string]bool, error) {
@@ -182,6 +187,60 @@ func TestEvacuationByATime(t *testing.T) {
 	})
 }
 
+// TestPausesAreNotMadeUpFor holds that a task which goes on does so at its rate.
+func TestPausesAreNotMadeUpFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &errand{tasks: []director.Task{{Kind: director.Evacuate, Backend: backend(0).Name, Rate: 60}}}
+		pause := func(paused bool) func() {
+			return func() {
+				e.mu.Lock()
+				defer e.mu.Unlock()
+				e.tasks[0].Paused = paused
+			}
+		}
+		time.AfterFunc(time.Minute, pause(true))
+		time.AfterFunc(10*time.Minute, pause(false))
+		conduct(t, e, 3, crowd(1000, 0), 12*time.Minute)
+		if len(e.begun) < 150 || len(e.begun) > 185 {
+			t.Errorf("%d moves in three minutes at 60 a minute", len(e.begun))
+		}
+		for i := 5; i < len(e.times); i++ {
+			if e.times[i].Sub(e.times[i-5]) < 3*time.Second {
+				t.Fatalf("six moves in %s", e.times[i].Sub(e.times[i-5]))
+			}
+		}
+	})
+}
+
+// TestNobodyIsMovedToABackendThatIsDrained has a second backend drained while users are being moved to it.
+func TestNobodyIsMovedToABackendThatIsDrained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &errand{tasks: []director.Task{{Kind: director.Evacuate, Backend: backend(0).Name, Rate: 60}}}
+		var drained time.Time
+		conduct(t, e, 3, crowd(300, 0), 10*time.Minute, func(c *director.ConductorConfig) {
+			time.AfterFunc(90*time.Second, func() {
+				drained = time.Now()
+				c.Director.Obey(director.Orders{Standings: []director.Standing{
+					{Backend: backend(0).Name, State: director.Drain}, {Backend: backend(1).Name, State: director.Drain},
+				}})
+			})
+		})
+		before := 0
+		for i, m := range e.begun {
+			switch {
+			case m.To != backend(1).Name:
+			case e.times[i].After(drained):
+				t.Fatalf("%s after the drain: %+v", e.times[i].Sub(drained), m)
+			default:
+				before++
+			}
+		}
+		if before == 0 || len(e.begun) != 300 {
+			t.Errorf("%d moves, %d to it before", len(e.begun), before)
+		}
+	})
+}
+
 // TestTasksThatWait holds when nobody is moved.
 func TestTasksThatWait(t *testing.T) {
 	evacuate := director.Task{Kind: director.Evacuate, Backend: backend(0).Name, Rate: 60}
@@ -193,6 +252,7 @@ func TestTasksThatWait(t *testing.T) {
 		"it is paused":              {change: func(e *errand) { e.tasks[0].Paused = true }},
 		"another replica leads":     {change: func(e *errand) { e.follower = true }},
 		"a backend does not answer": {change: func(e *errand) { e.down = true }, logged: "cannot go on"},
+		"a director has died":       {change: func(e *errand) { e.silent = time.Minute }, logged: "other (for 1m0s)"},
 		"there is no key":           {config: func(c *director.ConductorConfig) { c.Sessions = nil }, logged: "no doveadm key"},
 	} {
 		t.Run(name, func(t *testing.T) {

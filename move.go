@@ -25,8 +25,11 @@ const (
 	// askAgain is how often the backend is asked whether the sessions have ended, askLater how often when it does not answer.
 	askAgain = 50 * time.Millisecond
 	askLater = 500 * time.Millisecond
-	// sweepAfter is how long after the switch the old backend is asked once more.
+	// forceAfter is how long lookups have held before a forced move does without an answer of the old backend.
+	forceAfter = 10 * time.Second
+	// sweepAfter is how long after the switch the old backend is asked once more, and sweepUntil when that is given up.
 	sweepAfter = 2 * time.Second
+	sweepUntil = 15 * time.Second
 )
 
 // MoveStage is how far a move has come.
@@ -149,7 +152,7 @@ func (m Move) Next(e Evidence) Step {
 		return Step{Verb: StepAsk}
 	case errors.Is(e.Err, ErrPattern) && !m.Force:
 		return Step{Verb: StepUndo, Note: e.Err.Error()}
-	case e.Err != nil && !m.Force:
+	case e.Err != nil && (!m.Force || m.Held < forceAfter):
 		return Step{Verb: StepWait, For: askLater}
 	case e.Err != nil && !e.Cut:
 		return Step{Verb: StepCut}
@@ -170,11 +173,11 @@ func (m Move) sweep(e Evidence) Step {
 	switch {
 	case m.Held < sweepAfter:
 		return Step{Verb: StepWait, For: sweepAfter - m.Held}
-	case !e.Asked && m.Left > 0:
+	case !e.Asked && m.Held < sweepUntil:
 		return Step{Verb: StepAsk}
-	case e.Err == nil && len(e.Sessions) > 0 && m.Left > 0 && (e.Kicked < 0 || e.Kicked >= kickAgain):
+	case e.Err == nil && len(e.Sessions) > 0 && m.Held < sweepUntil && (e.Kicked < 0 || e.Kicked >= kickAgain):
 		return Step{Verb: StepKick}
-	case e.Err == nil && len(e.Sessions) > 0 && m.Left > 0:
+	case e.Err == nil && len(e.Sessions) > 0 && m.Held < sweepUntil:
 		return Step{Verb: StepWait, For: askAgain}
 	}
 	return Step{Verb: StepFinish}

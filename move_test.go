@@ -28,7 +28,7 @@ func TestNextStep(t *testing.T) {
 	asked := func(sessions []director.Session, err error, kicked time.Duration) director.Evidence {
 		return director.Evidence{Able: true, Asked: true, Sessions: sessions, Err: err, Kicked: kicked}
 	}
-	forced := with(func(m *director.Move) { m.Force = true })
+	forced := with(func(m *director.Move) { m.Force, m.Held = true, 10*time.Second })
 	switched := with(func(m *director.Move) { m.Stage = director.MoveSwitched })
 	for name, tc := range map[string]struct {
 		move     director.Move
@@ -48,6 +48,7 @@ func TestNextStep(t *testing.T) {
 		"a session, idle users only":               {with(func(m *director.Move) { m.IdleOnly = true }), asked(open, nil, -1), director.StepUndo, "the user has logged in"},
 		"no answer":                                {holding, asked(nil, unreachable, -1), director.StepWait, ""},
 		"no answer, forced":                        {forced, asked(nil, unreachable, -1), director.StepCut, ""},
+		"no answer, forced, for the first time":    {with(func(m *director.Move) { m.Force = true }), asked(nil, unreachable, -1), director.StepWait, ""},
 		"no answer, forced, cut":                   {forced, director.Evidence{Able: true, Asked: true, Err: unreachable, Cut: true, Cutting: "cut at 2 proxies"}, director.StepSwitch, "forced, it is not known that no session goes on: the backend's sessions cannot be asked for: b-0 does not answer; cut at 2 proxies"},
 		"a name that is a pattern":                 {holding, asked(open, director.ErrPattern, 0), director.StepUndo, "doveadm takes this user name for a pattern"},
 		"the new backend is gone":                  {holding, director.Evidence{Kicked: -1}, director.StepUndo, "backend b-1 cannot take the user: it is not ready, or switched off"},
@@ -61,7 +62,8 @@ func TestNextStep(t *testing.T) {
 		"switched, somebody came late":             {switched, asked(open, nil, -1), director.StepKick, ""},
 		"switched, kicked":                         {switched, asked(open, nil, 0), director.StepWait, ""},
 		"switched, no answer":                      {switched, asked(nil, unreachable, -1), director.StepFinish, ""},
-		"switched, no time is left":                {with(func(m *director.Move) { m.Stage, m.Left = director.MoveSwitched, 0 }), asked(open, nil, -1), director.StepFinish, ""},
+		"switched, after the deadline":             {with(func(m *director.Move) { m.Stage, m.Left = director.MoveSwitched, -time.Second }), asked(open, nil, -1), director.StepKick, ""},
+		"switched, long ago":                       {with(func(m *director.Move) { m.Stage, m.Held = director.MoveSwitched, 15*time.Second }), asked(open, nil, -1), director.StepFinish, ""},
 	} {
 		step := tc.move.Next(tc.evidence)
 		if step.Verb != tc.want || step.Note != tc.note {
@@ -242,13 +244,21 @@ func newMailbox(t *testing.T, sessions int) *mailbox {
 	}
 }
 
+// seeing makes what sees these backends alive.
+func seeing(names ...string) func() *director.View {
+	d := director.New(director.Config{BuildRing: func(members []director.Member) director.Ring { return fixedRing(members) }})
+	var all []director.Backend
+	for i, name := range names {
+		all = append(all, director.Backend{Name: name, Addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), Weight: 1})
+	}
+	d.Observe(director.Snapshot{Backends: all})
+	return d.View
+}
+
 // moveAll lets two replicas work at the mailbox's move until it has ended, or a minute is over. The first may die.
 func moveAll(t *testing.T, box *mailbox) {
 	t.Helper()
-	d := director.New(director.Config{BuildRing: func(members []director.Member) director.Ring { return fixedRing(members) }})
-	d.Observe(director.Snapshot{Backends: []director.Backend{
-		{Name: "b-0", Addr: netip.MustParseAddr("192.0.2.1"), Weight: 1}, {Name: "b-1", Addr: netip.MustParseAddr("192.0.2.2"), Weight: 1},
-	}})
+	view := seeing("b-0", "b-1")
 	ctx, cancel := context.WithCancel(t.Context())
 	first, crash := context.WithCancel(ctx)
 	var running sync.WaitGroup
@@ -257,7 +267,7 @@ func moveAll(t *testing.T, box *mailbox) {
 		if i == 0 {
 			replica.cancel = crash
 		}
-		m := director.NewMover(director.MoverConfig{Moves: replica, Sessions: replica, View: d.View})
+		m := director.NewMover(director.MoverConfig{Moves: replica, Sessions: replica, View: view})
 		running.Go(func() {
 			if err := m.Run(ctx); err != nil {
 				t.Error(err)
@@ -347,7 +357,7 @@ func TestMoverThatSlept(t *testing.T) {
 		box.until = time.Now().Add(time.Hour)
 		box.holder = &mover{mailbox: box}
 		slept := &mover{mailbox: box}
-		m := director.NewMover(director.MoverConfig{Moves: claimsAnyway{slept}, Sessions: slept, View: func() *director.View { return nil }})
+		m := director.NewMover(director.MoverConfig{Moves: claimsAnyway{slept}, Sessions: slept, View: seeing("b-0", "b-1")})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if err := m.Run(ctx); err != nil {
@@ -366,4 +376,21 @@ func (c claimsAnyway) Claim(context.Context, int) ([]director.Move, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return []director.Move{*c.move}, nil
+}
+
+// TestMoverWithoutAView holds that a replica which has just started takes no moves over: it would give them up.
+func TestMoverWithoutAView(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		box := newMailbox(t, 0)
+		replica := &mover{mailbox: box}
+		m := director.NewMover(director.MoverConfig{Moves: replica, Sessions: replica, View: func() *director.View { return nil }})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := m.Run(ctx); err != nil {
+			t.Error(err)
+		}
+		if box.move == nil || len(box.calls) > 0 {
+			t.Errorf("move %+v, calls %v", box.move, box.calls)
+		}
+	})
 }

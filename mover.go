@@ -92,8 +92,8 @@ func (m *Mover) Run(ctx context.Context) error {
 }
 
 func (m *Mover) claim(ctx context.Context, most int) ([]Move, error) {
-	if most == 0 {
-		return nil, nil
+	if most == 0 || m.config.View() == nil {
+		return nil, nil // without a view, every backend looks as if it could not take anybody
 	}
 	ctx, cancel := context.WithTimeout(ctx, stepLimit)
 	defer cancel()

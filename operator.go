@@ -130,6 +130,15 @@ func (o *Operator) Move(ctx context.Context, order MoveOrder) (*MoveState, error
 	case o.config.Sessions == nil && !order.Force:
 		return nil, refuse("it cannot be known whether %s has sessions on %s: no doveadm key is configured (--doveadm-key-file); with force the user is moved all the same, and two backends may serve the mailbox for a while", user.Name, from.Name)
 	}
+	if !order.Force {
+		replicas, err := o.config.Ledger.Replicas(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if names := silent(replicas); names != "" {
+			return nil, refuse("%s", names)
+		}
+	}
 	m, err := o.config.Ledger.Begin(ctx, Move{
 		User: user.Name, From: mapping.Backend, To: order.To, Reason: Moved, Actor: order.Actor, Note: order.Note, Force: order.Force,
 	}, MoveDeadline)
@@ -143,6 +152,23 @@ func (o *Operator) Move(ctx context.Context, order MoveOrder) (*MoveState, error
 		o.config.Begun()
 	}
 	return stateOf(m), nil
+}
+
+// silentAfter is how long a replica may not be heard of before moves are not begun, which would wait for it in vain.
+const silentAfter = 10 * time.Second
+
+// silent says which replicas are, and what to do about it; it is empty if none is.
+func silent(replicas []Replica) string {
+	var names []string
+	for _, r := range replicas {
+		if r.Silent > silentAfter {
+			names = append(names, fmt.Sprintf("%s (for %s)", r.Name, r.Silent.Round(time.Second)))
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("nobody is moved, since these directors are silent and may serve users from memory as they were: %s; if they have ended, forget them (forget-replica), else see why they do not reach the database", strings.Join(names, ", "))
 }
 
 // choose returns the backend that a user is moved to when the operator does not care: the ring's proposal, or by room if he is there.
@@ -286,6 +312,8 @@ func (o *Operator) Stand(ctx context.Context, order StandOrder) (Standing, error
 		return s, refuse("the name of the backend is missing, or too long")
 	case !alive && !lost && i < 0 && !order.Force:
 		return s, notFound("no backend %s is known; alive are %s; with force the order waits for it", order.Backend, aliveNames(view))
+	case order.State == Off && !alive && !order.Force && !view.Loss(order.Backend).Final(o.config.Director.now()):
+		return s, refuse("the users of backend %s still wait for it, since sessions may go on there (%s); use force if you know that it serves nobody", order.Backend, o.condition(view, Standing{}, order.Backend))
 	case order.State == Off && alive && !order.Force:
 		return s, refuse("backend %s is alive: switched off, its users would be mapped to others while their sessions there go on; evacuate or drain it first, or use force if you know that it serves nobody", order.Backend)
 	case order.Weight != nil && (*order.Weight < 0 || *order.Weight > MaxWeight):

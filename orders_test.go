@@ -61,6 +61,20 @@ func TestStandingsAreObeyed(t *testing.T) {
 	})
 }
 
+// TestOffForABackendThatIsGone has an operator who knows that a node is dead, whose pod is not even listed any more.
+func TestOffForABackendThatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, newMemory(), obeys)
+		b.see(backends(3))
+		b.Obey(director.Orders{})
+		b.store.put("old", "dovecot-backend-0")
+		b.see(backends(3)[1:])
+		b.want("old", director.Hold, director.InGrace, "dovecot-backend-0")
+		b.Obey(director.Orders{Standings: []director.Standing{{Backend: "dovecot-backend-0", State: director.Off}}})
+		b.want("old", director.Serve, director.Placed, "dovecot-backend-1")
+	})
+}
+
 func TestUsersWhoAreMovedAreNotRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, newMemory(), obeys)

@@ -47,13 +47,16 @@ func ParseState(text string) (State, error) {
 	return "", fmt.Errorf("%q is not a state of a backend; write one of %v", text, States)
 }
 
-// stand returns the backends as the operators' standings make them.
+// stand returns the backends as the operators' standings make them. Those that are switched off are among them even if the source
+// does not list them any more.
 func stand(backends []Backend, standings map[string]Standing) []Backend {
 	if len(standings) == 0 {
 		return backends
 	}
 	backends = slices.Clone(backends)
+	listed := make(map[string]bool, len(backends))
 	for i := range backends {
+		listed[backends[i].Name] = true
 		s, ok := standings[backends[i].Name]
 		if !ok {
 			continue
@@ -66,6 +69,11 @@ func stand(backends []Backend, standings map[string]Standing) []Backend {
 			backends[i].Weight = 0
 		case Off:
 			backends[i].Condition = SwitchedOff
+		}
+	}
+	for name, s := range standings {
+		if s.State == Off && !listed[name] {
+			backends = append(backends, Backend{Name: name, Condition: SwitchedOff})
 		}
 	}
 	return backends

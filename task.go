@@ -49,6 +49,9 @@ func (t Task) PerMinute(left int) int {
 	if t.Rate > 0 {
 		return t.Rate
 	}
+	if t.By <= 0 {
+		return DefaultRate // it is late, which is no reason to hurry
+	}
 	minutes := max(t.By, time.Second).Minutes()
 	return max(1, min(MaxRate, int(float64(left)/minutes)+1))
 }
@@ -75,6 +78,8 @@ type Tasks interface {
 	// Settled returns the users who are not moved for balance: those who are pinned, and those who were moved within that time, but by
 	// the loss or the evacuation of a backend: it may be back.
 	Settled(ctx context.Context, within time.Duration) (map[string]bool, error)
+	// Replicas returns those that have been heard of in the last hour.
+	Replicas(ctx context.Context) ([]Replica, error)
 	// Begin begins a move, as of Ledger.
 	Begin(ctx context.Context, m Move, deadline time.Duration) (Move, error)
 }

@@ -56,11 +56,9 @@ func (f *following) follow(ctx context.Context, l *Ledger, self func() director.
 	there, err := l.in.find(limit)
 	switch {
 	case err != nil && ctx.Err() == nil:
-		if k, explained := l.db.database.explain(err); k == faulty || k == broken && l.db.health.err() == nil {
-			l.db.complain(explained)
-			if f.heard == 0 {
-				obey(director.Orders{}) // as if there were no tables: new users shall not wait for a right that is missing
-			}
+		if errors.Is(err, errLedgerDenied) {
+			l.db.complain(err)
+			obey(director.Orders{}) // as if there were no tables: new users shall not wait for a right that is missing
 		}
 		return
 	case err != nil:
@@ -91,8 +89,8 @@ func (f *following) follow(ctx context.Context, l *Ledger, self func() director.
 	}
 	if now := time.Now(); now.Sub(f.tidied) >= tidyEvery {
 		f.tidied = now
-		if err := l.tidy(ctx); err != nil {
-			l.troubled(ctx, err)
+		if err := l.tidy(ctx); err != nil && ctx.Err() == nil {
+			l.db.log.Warn("what is too old could not be removed from the journal; it is tried again", "after", tidyEvery, "error", err)
 		}
 	}
 }
@@ -151,9 +149,22 @@ func (l *Ledger) tidy(ctx context.Context) error {
 
 // listen waits for notifications. Where there are none, as through a pooler, the follower finds out by itself.
 func (p *postgres) listen(ctx context.Context, woken func()) {
-	listener := pq.NewDialListener(dialer{silence: 0}, p.dsn, time.Second, 30*time.Second, nil)
-	defer listener.Close()
+	listener := pq.NewDialListener(dialer{silence: 0}, p.dsn, time.Second, 5*time.Second, nil)
 	go func() { _ = listener.Listen(ledgerChannel) }() // it connects, as often as that takes; Close ends it
+	defer func() {
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			_ = listener.Close()
+			for range listener.Notify { // it would wait for somebody to take what is left
+			}
+		}()
+		// A server that does not answer holds Close up. Nobody needs to wait for that.
+		select {
+		case <-closed:
+		case <-time.After(connectLimit):
+		}
+	}()
 	for {
 		select {
 		case <-ctx.Done():

@@ -23,7 +23,7 @@ const (
 	switchMargin = 3 * time.Second
 	// silentFor is how long a replica may have been silent and still serve users as it remembers them. After that it does not count
 	// any more. It is the policy's bound for remembered users.
-	silentFor = time.Hour
+	silentFor = time.Hour + 10*time.Second
 	// tidyEvery is how often what is too old is removed.
 	tidyEvery = 10 * time.Minute
 	// ledgerChannel is the channel of notifications.
@@ -107,7 +107,7 @@ func (l *Ledger) failed(ctx context.Context, err error) error {
 	if err == nil || isOf(err, director.ErrMoving, director.ErrMovedMeanwhile, director.ErrMoveOver, director.ErrNoMapping, director.ErrUserRefused, director.ErrUnavailable) {
 		return err
 	}
-	if there, findErr := l.in.find(context.WithoutCancel(ctx)); findErr == nil && !there {
+	if !l.in.there() {
 		return fmt.Errorf("%w: %w", director.ErrUnavailable, errLedgerMissing)
 	}
 	k, explained := l.db.database.explain(err)

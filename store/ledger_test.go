@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -508,4 +510,49 @@ func TestResidents(t *testing.T) {
 			t.Errorf("%v, %v", residents, err)
 		}
 	})
+}
+
+// TestLedgerWithoutRights holds that lookups go on where the tables are there and may not be used, and that the log says what to grant.
+func TestLedgerWithoutRights(t *testing.T) {
+	admin := migrated(t, server)
+	role := fmt.Sprintf("director%d", rand.Uint32())
+	pgtest.Exec(t, admin, `CREATE ROLE `+role+` LOGIN`)
+	pgtest.Exec(t, admin, `GRANT SELECT, INSERT, UPDATE ON mailbox_username_backend TO `+role)
+	var log lockedBuffer
+	url := strings.Replace(admin, "postgres@", role+"@", 1)
+	b := ledgerBench{open: func(t *testing.T, replica string) *store.DB {
+		return open(t, store.Config{URL: url, Replica: replica, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	}}
+	one, _ := follow(t, b, "replica-1")
+	assign(t, one.db, "ada", "", "b-0", director.Proposed)
+	if _, err := one.Standings(t.Context()); !errors.Is(err, director.ErrUnavailable) {
+		t.Error(err)
+	}
+	for _, want := range []string{"GRANT SELECT ON director_schema", "GRANT SELECT, INSERT, UPDATE, DELETE ON director_backend, director_move, "} {
+		until(t, "the log says "+want, func() bool { return strings.Contains(log.String(), want) })
+		pgtest.Exec(t, admin, `GRANT SELECT ON director_schema TO `+role)
+	}
+	pgtest.Exec(t, admin, `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO `+role)
+	until(t, "the tables are taken up", func() bool {
+		_, err := one.Standings(t.Context())
+		return err == nil
+	})
+}
+
+// lockedBuffer is a buffer for several writers.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }

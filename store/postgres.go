@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -47,6 +48,7 @@ type postgres struct {
 	// What is asked in place of the first two once there is a ledger.
 	readingMoves, assigningNoted *statement
 	ledgered                     atomic.Bool
+	looked                       atomic.Bool // it is known whether there is one
 	replica                      string
 	dsn                          string
 }
@@ -109,7 +111,15 @@ func postgresConfig(c Config) (pq.Config, error) {
 // dsn is the configuration as lib/pq's listener takes it.
 func dsn(c Config, config pq.Config) string {
 	if c.URL != "" {
-		return c.URL
+		u, err := url.Parse(c.URL)
+		if err != nil {
+			return c.URL // it was read before
+		}
+		if q := u.Query(); !q.Has("connect_timeout") {
+			q.Set("connect_timeout", strconv.Itoa(int(connectLimit/time.Second)))
+			u.RawQuery = q.Encode()
+		}
+		return u.String()
 	}
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
 	return fmt.Sprintf("host='%s' port=%d dbname='%s' user='%s' password='%s' sslmode='%s' application_name='%s' connect_timeout=%d",
@@ -356,17 +366,23 @@ func (p *postgres) probe(ctx context.Context) error {
 	if err == nil && readOnly {
 		return errReadOnly
 	}
-	if err == nil {
-		_, _ = p.findLedger(ctx) // what is wrong with it is the follower's to say
+	if err != nil {
+		return err
 	}
-	return err
+	// What may not be used is the follower's to say. But before it is known whether there is a ledger, nobody may be served as if
+	// there were none.
+	if _, err := p.findLedger(ctx); err != nil && !p.looked.Load() {
+		return err
+	}
+	return nil
 }
 
 // findLedger looks whether there is a ledger. If that cannot be known, it is as before.
 func (p *postgres) findLedger(ctx context.Context) (bool, error) {
 	there, err := ledgerInPostgres(ctx, p.ordering)
-	if err == nil {
+	if err == nil || errors.Is(err, errLedgerDenied) {
 		p.ledgered.Store(there)
+		p.looked.Store(true)
 	}
 	return there, err
 }
@@ -390,6 +406,9 @@ func (p *postgres) migrate(ctx context.Context) ([]string, error) {
 	}
 	// The number is drawn by lot; who migrates at the same time waits.
 	more, err := migrateLedger(ctx, p.patient, inPostgres, `SELECT pg_advisory_xact_lock(7273846120957)`)
+	if there, findErr := p.findLedger(ctx); err != nil || !there {
+		return append(report, more...), errors.Join(err, findErr)
+	}
 	for _, statement := range []string{readMovesPostgres, assignNotedPostgres} {
 		if err == nil {
 			err = p.explainStatement(ctx, statement)

@@ -11,7 +11,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -88,7 +87,7 @@ func TestMinimalRights(t *testing.T) {
 		}
 		db.Touch("ada", "backend-0")
 		report, err := db.Migrate(t.Context())
-		if !slices.Equal(report, []string{"table mailbox_username_backend: is there, left as it is"}) || err == nil || !strings.Contains(err.Error(), "run migrate once as a user who may create tables") {
+		if err != nil || len(report) != 2 || report[0] != "table mailbox_username_backend: is there, left as it is" || !strings.Contains(report[1], "not made, permission denied for schema public; run migrate as a user who may create tables") {
 			t.Errorf("%s: %q, %v", name, report, err)
 		}
 		if _, err := db.Ledger("replica-0", time.Hour).Standings(t.Context()); err == nil || !strings.Contains(err.Error(), "run 'go-dovecot-director migrate'") {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
@@ -22,6 +23,7 @@ import (
 //	{until x}    in how many seconds x will be
 //	{id}         the type of a key that the database counts
 //	{time}       the type of a time
+//	{there}      whether there is the table director_schema
 //	{skip}       pass over rows that somebody else has locked
 type dialect func(word, argument string) string
 
@@ -53,6 +55,8 @@ func inPostgres(word, argument string) string {
 		return "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
 	case "time":
 		return "timestamptz"
+	case "there":
+		return "to_regclass('director_schema') IS NOT NULL"
 	case "skip":
 		return "FOR UPDATE SKIP LOCKED"
 	}
@@ -77,6 +81,8 @@ func inSQLite(word, argument string) string {
 		return "integer PRIMARY KEY AUTOINCREMENT"
 	case "time":
 		return "integer"
+	case "there":
+		return "EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'director_schema')"
 	case "skip":
 		return ""
 	}
@@ -180,7 +186,7 @@ func migrateLedger(ctx context.Context, db *sqlx.DB, d dialect, lock string) ([]
 	for {
 		taken, err := nextMigration(ctx, db, d, lock)
 		if e, ok := errors.AsType[*pq.Error](err); ok && e.Code == pqerror.InsufficientPrivilege {
-			err = fmt.Errorf("the tables for operators' orders cannot be made: %s; run migrate once as a user who may create tables; without them lookups work, but nobody can be moved or drained", e.Message)
+			return append(report, fmt.Sprintf("tables for operators' orders: not made, %s; run migrate as a user who may create tables if users shall be moved or backends drained; lookups do without", e.Message)), nil
 		}
 		if err != nil {
 			return report, err
@@ -208,8 +214,14 @@ func nextMigration(ctx context.Context, db *sqlx.DB, d dialect, lock string) (st
 			return "", err
 		}
 	}
-	if _, err := tx.ExecContext(ctx, d.in(`CREATE TABLE IF NOT EXISTS director_schema (version integer PRIMARY KEY, applied_at {time} NOT NULL)`)); err != nil {
+	var there bool
+	if err := tx.GetContext(ctx, &there, `SELECT `+d.in(`{there}`)); err != nil {
 		return "", err
+	}
+	if !there { // to create what is there needs a right, too
+		if _, err := tx.ExecContext(ctx, d.in(`CREATE TABLE director_schema (version integer PRIMARY KEY, applied_at {time} NOT NULL)`)); err != nil {
+			return "", err
+		}
 	}
 	var version int
 	if err := tx.GetContext(ctx, &version, `SELECT coalesce(max(version), 0) FROM director_schema`); err != nil {
@@ -236,11 +248,17 @@ func nextMigration(ctx context.Context, db *sqlx.DB, d dialect, lock string) (st
 // errLedgerMissing is what a ledger answers without its tables.
 var errLedgerMissing = errors.New("the tables for operators' orders are missing, or older than this program: run 'go-dovecot-director migrate'; until then lookups work, but nobody can be moved, drained or looked up in the journal")
 
+// errLedgerDenied reports that the tables are there, and may not be used.
+var errLedgerDenied = errors.New("rights on the tables for operators' orders are missing")
+
 // ledgerInPostgres reports whether the ledger's tables are there and may be used.
 func ledgerInPostgres(ctx context.Context, db *sqlx.DB) (bool, error) {
-	var there bool
-	if err := db.GetContext(ctx, &there, `SELECT to_regclass('director_schema') IS NOT NULL AND has_table_privilege(to_regclass('director_schema'), 'SELECT')`); err != nil || !there {
+	var schema struct{ There, Readable bool }
+	if err := db.GetContext(ctx, &schema, `SELECT oid IS NOT NULL AS there, coalesce(has_table_privilege(oid, 'SELECT'), false) AS readable FROM to_regclass('director_schema') AS oid`); err != nil || !schema.There {
 		return false, err
+	}
+	if !schema.Readable {
+		return false, fmt.Errorf("%w: GRANT SELECT ON director_schema, and SELECT, INSERT, UPDATE, DELETE ON %s to the director's user", errLedgerDenied, strings.Join(ledgerTables, ", "))
 	}
 	var version int
 	if err := db.GetContext(ctx, &version, `SELECT coalesce(max(version), 0) FROM director_schema`); err != nil || version < len(migrations) {
@@ -252,7 +270,7 @@ func ledgerInPostgres(ctx context.Context, db *sqlx.DB) (bool, error) {
 		WHERE NOT (has_table_privilege(name, 'SELECT') AND has_table_privilege(name, 'INSERT') AND has_table_privilege(name, 'UPDATE') AND has_table_privilege(name, 'DELETE'))`,
 		pq.StringArray(ledgerTables))
 	if err == nil && denied.String != "" {
-		err = fmt.Errorf("rights are missing: GRANT SELECT, INSERT, UPDATE, DELETE ON %s to the director's user; users who are moved by other replicas meanwhile would be served as before", denied.String)
+		err = fmt.Errorf("%w: GRANT SELECT, INSERT, UPDATE, DELETE ON %s to the director's user; users who are moved by other replicas meanwhile would be served as before", errLedgerDenied, denied.String)
 	}
 	return err == nil, err
 }
