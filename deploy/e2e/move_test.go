@@ -54,6 +54,7 @@ type client struct {
 	mu      sync.Mutex
 	landed  []string // the backends of its sessions
 	refused int
+	stays   bool // it waits for news; others look for mail and leave
 	stop    func()
 }
 
@@ -66,10 +67,15 @@ func (c *client) last() (backend string, sessions int) {
 	return c.landed[len(c.landed)-1], len(c.landed)
 }
 
-// connect starts a mail program of user's, which ends with the test.
+// connect starts a mail program of user's that stays logged in, and ends with the test.
 func (via *proxy) connect(t *testing.T, user string) *client {
 	t.Helper()
-	c := &client{}
+	return via.start(t, user, &client{stays: true})
+}
+
+// start starts a mail program of user's, which ends with the test.
+func (via *proxy) start(t *testing.T, user string, c *client) *client {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	c.stop = sync.OnceFunc(func() {
@@ -116,6 +122,10 @@ func (c *client) session(ctx context.Context, addr, user string) error {
 	c.mu.Lock()
 	c.landed = append(c.landed, backend)
 	c.mu.Unlock()
+	if !c.stays {
+		time.Sleep(50 * time.Millisecond)
+		return s.Logout()
+	}
 	if err := s.Idle(); err != nil {
 		return err
 	}
@@ -197,6 +207,8 @@ func TestMoveUser(t *testing.T) {
 	phone, desk := p.proxies[0].connect(t, user), p.proxies[1].connect(t, user)
 	from, _ := phone.last()
 	to := p.other(from)
+	// A third one comes and goes: it would be the first on the new backend, if that were named too early.
+	webmail := p.proxies[0].start(t, user, &client{})
 	bystander := p.settle(t, "bystander")[from][0]
 	stays := p.proxies[0].connect(t, bystander)
 	w := p.watch(t, user, from, to)
@@ -209,6 +221,15 @@ func TestMoveUser(t *testing.T) {
 			return nil
 		})
 	}
+	eventually(t, "who comes and goes comes to the new backend", func() error {
+		if backend, _ := webmail.last(); backend != to {
+			return fmt.Errorf("on %s", backend)
+		}
+		return nil
+	})
+	if webmail.stop(); webmail.refused == 0 {
+		t.Error("nobody was refused while the user was being moved")
+	}
 	w.done(t, from, to)
 	if backend, sessions := stays.last(); backend != from || sessions != 1 || stays.refused > 0 {
 		t.Errorf("a bystander is on %s, %d sessions, refused %d times", backend, sessions, stays.refused)
@@ -220,13 +241,19 @@ func TestMoveUser(t *testing.T) {
 		t.Errorf("the row says %q", got)
 	}
 	var report director.UserReport
-	if err := json.Unmarshal([]byte(p.proxies[1].director.Run(t, "user", user, "-o", "json")), &report); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, "two sessions are left", func() error {
+		if err := json.Unmarshal([]byte(p.proxies[1].director.Run(t, "user", user, "-o", "json")), &report); err != nil {
+			t.Fatal(err)
+		}
+		if len(report.Sessions) != 2 || report.Sessions[0].Backend != to {
+			return fmt.Errorf("%+v", report.Sessions)
+		}
+		return nil
+	})
 	if h := report.History; len(h) != 1 || h[0].From != from || h[0].To != to || h[0].Reason != director.Moved || h[0].Actor == "" || h[0].Note != "ticket 42" {
 		t.Errorf("history: %+v", h)
 	}
-	if report.Backend != to || len(report.Sessions) != 2 || report.Sessions[0].Backend != to || report.Next.Backend != to {
+	if report.Backend != to || report.Next.Backend != to {
 		t.Errorf("%+v", report)
 	}
 	noCrashes(t, p.servers()...)
