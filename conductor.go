@@ -197,8 +197,8 @@ func (k *Conductor) renew(ctx context.Context, t Task, l *list) (ok bool) {
 	view := k.config.Director.View()
 	l.made = k.now()
 	replicas, err := k.config.Tasks.Replicas(limited)
-	if names := silent(replicas); err == nil && names != "" {
-		err = refuse("%s", names)
+	if err == nil {
+		err = silent(replicas)
 	}
 	if err != nil {
 		l.users = nil

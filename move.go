@@ -17,9 +17,8 @@ const (
 	// switchMargin is how long before its deadline a move is given up. At the deadline lookups stop to hold by themselves, and no
 	// switch may be under way then.
 	switchMargin = 5 * time.Second
-	// MoveDeadline is how long a move may take, as in Dovecot's Director, and MinMoveDeadline the least that leaves time for it.
-	MoveDeadline    = 30 * time.Second
-	MinMoveDeadline = 2 * (settle + switchMargin)
+	// MoveDeadline is how long a move may take, as in Dovecot's Director.
+	MoveDeadline = 30 * time.Second
 	// kickAgain is how long sessions may take to end before they are told so once more.
 	kickAgain = time.Second
 	// askAgain is how often the backend is asked whether the sessions have ended, askLater how often when it does not answer.

@@ -135,8 +135,8 @@ func (o *Operator) Move(ctx context.Context, order MoveOrder) (*MoveState, error
 		if err != nil {
 			return nil, err
 		}
-		if names := silent(replicas); names != "" {
-			return nil, refuse("%s", names)
+		if err := silent(replicas); err != nil {
+			return nil, err
 		}
 	}
 	m, err := o.config.Ledger.Begin(ctx, Move{
@@ -157,8 +157,8 @@ func (o *Operator) Move(ctx context.Context, order MoveOrder) (*MoveState, error
 // silentAfter is how long a replica may not be heard of before moves are not begun, which would wait for it in vain.
 const silentAfter = 10 * time.Second
 
-// silent says which replicas are, and what to do about it; it is empty if none is.
-func silent(replicas []Replica) string {
+// silent refuses to move anybody while replicas are silent.
+func silent(replicas []Replica) error {
 	var names []string
 	for _, r := range replicas {
 		if r.Silent > silentAfter {
@@ -166,9 +166,9 @@ func silent(replicas []Replica) string {
 		}
 	}
 	if len(names) == 0 {
-		return ""
+		return nil
 	}
-	return fmt.Sprintf("nobody is moved, since these directors are silent and may serve users from memory as they were: %s; if they have ended, forget them (forget-replica), else see why they do not reach the database", strings.Join(names, ", "))
+	return refuse("nobody is moved, since these directors are silent and may serve users from memory as they were: %s; if they have ended, forget them (forget-replica), else see why they do not reach the database", strings.Join(names, ", "))
 }
 
 // choose returns the backend that a user is moved to when the operator does not care: the ring's proposal, or by room if he is there.
@@ -207,11 +207,17 @@ func (o *Operator) user(name string) (User, *View, error) {
 	if err != nil {
 		return user, nil, err
 	}
+	view, err := o.view()
+	return user, view, err
+}
+
+// view returns what is known of the backends. It returns ErrUnavailable before anything is.
+func (o *Operator) view() (*View, error) {
 	view := o.config.Director.View()
 	if view == nil {
-		return user, nil, fmt.Errorf("%w: this replica does not know the backends yet; try again", ErrUnavailable)
+		return nil, fmt.Errorf("%w: this replica does not know the backends yet; try again", ErrUnavailable)
 	}
-	return user, view, nil
+	return view, nil
 }
 
 // Pin keeps a user where he is when users are moved for balance, or ends that. It reports whether anything changed.
@@ -292,9 +298,9 @@ type StandOrder struct {
 
 // Stand changes what is wanted of a backend. All replicas follow within a second.
 func (o *Operator) Stand(ctx context.Context, order StandOrder) (Standing, error) {
-	view := o.config.Director.View()
-	if view == nil {
-		return Standing{}, fmt.Errorf("%w: this replica does not know the backends yet; try again", ErrUnavailable)
+	view, err := o.view()
+	if err != nil {
+		return Standing{}, err
 	}
 	_, _, alive := view.Backend(order.Backend)
 	_, lost := view.losses[order.Backend]
@@ -517,9 +523,9 @@ type StatusReport struct {
 // Status says how everything is. With sessions it asks the backends for those.
 func (o *Operator) Status(ctx context.Context, sessions bool) (*StatusReport, error) {
 	d := o.config.Director
-	view := d.View()
-	if view == nil {
-		return nil, fmt.Errorf("%w: this replica does not know the backends yet; try again", ErrUnavailable)
+	view, err := o.view()
+	if err != nil {
+		return nil, err
 	}
 	users, err := o.users(ctx, view)
 	if err != nil {

@@ -3,7 +3,6 @@ package director
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -70,9 +69,9 @@ func (o TaskOrder) task(kind TaskKind, backend string, total int) Task {
 
 // Evacuate drains a backend and begins to move its users to others, or changes how that is done.
 func (o *Operator) Evacuate(ctx context.Context, backend string, order TaskOrder) (*TaskReport, error) {
-	view := o.config.Director.View()
-	if view == nil {
-		return nil, fmt.Errorf("%w: this replica does not know the backends yet; try again", ErrUnavailable)
+	view, err := o.view()
+	if err != nil {
+		return nil, err
 	}
 	_, _, alive := view.Backend(backend)
 	if err := order.check(); err != nil {
@@ -217,9 +216,9 @@ type PlannedShare struct {
 
 // Plan says what a rebalance would do with that slack. It changes nothing.
 func (o *Operator) Plan(ctx context.Context, slack float64) (*PlanReport, error) {
-	view := o.config.Director.View()
-	if view == nil {
-		return nil, fmt.Errorf("%w: this replica does not know the backends yet; try again", ErrUnavailable)
+	view, err := o.view()
+	if err != nil {
+		return nil, err
 	}
 	if err := (TaskOrder{Slack: slack}).check(); err != nil {
 		return nil, err
