@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"slices"
 	"time"
 )
@@ -29,6 +30,10 @@ type ConductorConfig struct {
 	Sessions Sessions
 	// Auto is a rebalance that is begun whenever it would move somebody, and its Rate is over 0.
 	Auto Task
+	// Lazy evens out between logins.
+	Lazy Lazy
+	// Budget is how many users are moved for balance in an hour at most, 0 for any number.
+	Budget int
 	// Stay is how long users stay where they were moved to before they are moved for balance again.
 	Stay time.Duration
 	// Begun is called when moves were begun; may be nil.
@@ -49,6 +54,7 @@ type Conductor struct {
 	after  func(time.Duration) <-chan time.Time
 	lists  map[string]*list
 	looked time.Time // for something to even out
+	evened time.Time // as of which poll of the sessions
 }
 
 // list are the users whom a task is about to move.
@@ -93,13 +99,16 @@ func (k *Conductor) turn(ctx context.Context) {
 	if err != nil || k.config.Director.View() == nil {
 		return
 	}
-	if auto := k.config.Auto.Rate > 0; auto || len(tasks) > 0 {
+	if auto, lazy := k.config.Auto.Rate > 0, k.config.Lazy.Above > 0; auto || lazy || len(tasks) > 0 {
 		if lead, err := k.config.Tasks.Lead(ctx); err != nil || !lead {
 			clear(k.lists)
 			return
 		}
 		if auto {
 			k.look(ctx, tasks)
+		}
+		if lazy {
+			k.even(ctx)
 		}
 	}
 	for name := range k.lists {
@@ -163,10 +172,12 @@ func (k *Conductor) work(ctx context.Context, t Task) {
 			break
 		}
 		l.users = l.users[1:]
-		_, err := k.config.Tasks.Begin(ctx, Move{User: u.User, From: u.Backend, To: u.To, Reason: t.reason(), Actor: t.Actor, Note: t.Note, IdleOnly: u.Idle}, MoveDeadline)
+		_, err := k.config.Tasks.Begin(ctx, Move{User: u.User, From: u.Backend, To: u.To, Reason: t.reason(), Actor: t.Actor, Note: t.Note, IdleOnly: u.Idle, Quiet: k.config.Director.config.Storm.Quiet()}, MoveDeadline)
 		switch {
 		case errors.Is(err, ErrMoving), errors.Is(err, ErrMovedMeanwhile), errors.Is(err, ErrNoMapping):
 			continue // he is elsewhere, or will be
+		case errors.Is(err, ErrNotQuiet):
+			continue // his turn comes with the next list
 		case err != nil:
 			k.complain(t, l, err)
 			l.users = nil
@@ -210,8 +221,15 @@ func (k *Conductor) renew(ctx context.Context, t Task, l *list) (ok bool) {
 		k.complain(t, l, err)
 		return false
 	}
+	budget := len(plan.Moves)
+	if t.Kind == Rebalance {
+		if budget, err = k.budget(limited); err != nil {
+			k.complain(t, l, err)
+			return false
+		}
+	}
 	l.complained = ""
-	l.users = plan.Moves
+	l.users = plan.Moves[:min(len(plan.Moves), budget)]
 	if left == 0 {
 		if _, err := k.config.Tasks.End(ctx, t.Name(), "", "done"); err == nil {
 			k.log.Info("a task is done", "task", t.Name(), "users", t.Total, "took", t.Age)
@@ -219,7 +237,19 @@ func (k *Conductor) renew(ctx context.Context, t Task, l *list) (ok bool) {
 		}
 		return false
 	}
+	if len(l.users) == 0 && len(plan.Moves) > 0 {
+		k.complain(t, l, refuse("the %d users who may be moved for balance in an hour have been moved", k.config.Budget))
+	}
 	return len(l.users) > 0
+}
+
+// budget returns how many users may be moved for balance now.
+func (k *Conductor) budget(ctx context.Context) (int, error) {
+	if k.config.Budget == 0 {
+		return math.MaxInt, nil
+	}
+	moved, err := k.config.Tasks.Balanced(ctx, time.Hour)
+	return max(0, k.config.Budget-moved), err
 }
 
 func (k *Conductor) complain(t Task, l *list, err error) {

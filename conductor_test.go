@@ -75,6 +75,12 @@ func (e *errand) Residents(_ context.Context, backends []string) (residents []di
 	return residents, nil
 }
 
+func (e *errand) Balanced(context.Context, time.Duration) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.begun), nil
+}
+
 func (e *errand) Replicas(context.Context) ([]director.Replica, error) {
 	return []director.Replica{{Name: "living"}, {Name: "other", Silent: e.silent}}, nil
 }

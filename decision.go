@@ -102,6 +102,8 @@ type Answer struct {
 	Addr netip.Addr
 	// Port is the backend's port for the request's protocol, 0 when it has none or none was named.
 	Port uint16
+	// NotBefore is when the proxy shall log in at the earliest; zero for at once.
+	NotBefore time.Time
 	// At is when this was decided.
 	At time.Time
 }

@@ -45,6 +45,8 @@ type Config struct {
 	// Ordered says that operators' orders are kept in the store: until Obey was called first, nobody is assigned, since it is not
 	// known which backends take users.
 	Ordered bool
+	// Storm paces users who were mapped to another backend a moment ago.
+	Storm Storm
 	// Load tells what is known of a mapped user's sessions and of those of all backends, nil when nothing is; for evening
 	// out. May be nil.
 	Load func(user string) *Load
@@ -76,6 +78,7 @@ type Director struct {
 	hasty atomic.Int64
 
 	orders atomic.Pointer[orders]
+	pacer  pacer
 
 	observe   sync.Mutex
 	tracker   *Tracker
@@ -113,6 +116,7 @@ func New(config Config) *Director {
 		log:     config.Logger,
 		known:   newLastKnown(config.Remember, config.Hash),
 		recount: make(chan struct{}, 1),
+		pacer:   pacer{storm: config.Storm},
 		tracker: NewTracker(config.Graces),
 	}
 	if d.now == nil {
@@ -237,7 +241,11 @@ func (d *Director) Resolve(ctx context.Context, r Request) (Answer, error) {
 			d.confirm()
 		}
 		d.note(user.Name, decision, facts)
-		return d.answer(st, r, user.Name, decision), nil
+		a := d.answer(st, r, user.Name, decision)
+		if a.Verb == Serve && r.delays(decision, facts) {
+			d.pace(st, &a)
+		}
+		return a, nil
 	}
 	return d.answer(st, r, user.Name, Decision{Verb: Hold, Reason: Contended, Backend: facts.Mapping.Backend, From: facts.Mapping.Backend}), nil
 }

@@ -56,6 +56,8 @@ type Move struct {
 	Force bool
 	// IdleOnly gives the move up if the user has a session.
 	IdleOnly bool
+	// Quiet is how old the user's row has to be when the move begins.
+	Quiet time.Duration
 	// Held is how long all lookups have held, or, once switched, how long ago that was. Left is how long until the deadline.
 	Held, Left time.Duration
 	// Unheard are replicas that are not known to have heard of the move. While the database is down they would serve the
@@ -69,6 +71,8 @@ var (
 	ErrMoving = errors.New("the user is being moved already")
 	// ErrMovedMeanwhile reports that the user is not where the move starts.
 	ErrMovedMeanwhile = errors.New("the user's mapping was changed meanwhile")
+	// ErrNotQuiet reports that the user's row was written too short a time ago.
+	ErrNotQuiet = errors.New("the user was mapped or seen a moment ago, and a login of his may be waiting")
 	// ErrMoveOver reports that the move is not this replica's any more: another has taken it over, or it has ended.
 	ErrMoveOver = errors.New("the move is over, or another replica's")
 )

@@ -14,7 +14,8 @@ import (
 // Ledger is where operators' orders are kept. Implementations are safe for concurrent use. Other errors than those named are
 // ErrUnavailable and ErrUserRefused.
 type Ledger interface {
-	// Begin writes a move down, for any replica's mover to carry out. It returns ErrMoving, ErrMovedMeanwhile or ErrNoMapping.
+	// Begin writes a move down, for any replica's mover to carry out. It returns ErrMoving, ErrMovedMeanwhile,
+	// ErrNotQuiet or ErrNoMapping.
 	Begin(ctx context.Context, m Move, deadline time.Duration) (Move, error)
 	// MoveOf returns the user's move, nil for none.
 	MoveOf(ctx context.Context, user string) (*Move, error)
@@ -61,6 +62,8 @@ type OperatorConfig struct {
 	Stay time.Duration
 	// Sessions asks the backends; nil if they cannot be asked.
 	Sessions Sessions
+	// Census knows how many sessions there are; nil if nobody counts them.
+	Census *Census
 	// Begun is called when a move was begun; may be nil.
 	Begun func()
 }
@@ -139,10 +142,14 @@ func (o *Operator) Move(ctx context.Context, order MoveOrder) (*MoveState, error
 			return nil, err
 		}
 	}
-	m, err := o.config.Ledger.Begin(ctx, Move{
-		User: user.Name, From: mapping.Backend, To: order.To, Reason: Moved, Actor: order.Actor, Note: order.Note, Force: order.Force,
-	}, MoveDeadline)
+	m := Move{User: user.Name, From: mapping.Backend, To: order.To, Reason: Moved, Actor: order.Actor, Note: order.Note, Force: order.Force}
+	if !order.Force {
+		m.Quiet = o.config.Director.config.Storm.Quiet()
+	}
+	m, err = o.config.Ledger.Begin(ctx, m, MoveDeadline)
 	switch {
+	case errors.Is(err, ErrNotQuiet):
+		return nil, refuse("%v; try again in %s, or use force", err, o.config.Director.config.Storm.Quiet())
 	case errors.Is(err, ErrMovedMeanwhile):
 		return nil, refuse("%v; try again", err)
 	case err != nil:
@@ -488,8 +495,10 @@ type BackendReport struct {
 	Users int     `json:"users"`
 	Share float64 `json:"share"`
 	Fair  float64 `json:"fair"`
-	// Sessions are open on it; missing if that was not asked for, or not answered.
+	// Sessions are open on it, of so many users: now if that was asked for, else at the last poll. They are missing if that did not
+	// answer, and then Unasked says why, or was not made.
 	Sessions *int   `json:"sessions,omitempty"`
+	LoggedIn *int   `json:"logged_in,omitempty"`
 	Unasked  string `json:"unasked,omitempty"`
 	// Actor and Note say who ordered the state, and why.
 	Actor string `json:"actor,omitempty"`
@@ -518,6 +527,17 @@ type StatusReport struct {
 	Users      int             `json:"users"`
 	// Elsewhere are users whose row names a backend that is not known.
 	Elsewhere int `json:"elsewhere"`
+	// PolledSeconds is how long ago the backends were last polled for sessions; missing if they were not.
+	PolledSeconds *float64 `json:"polled_seconds,omitempty"`
+	// Doubled are users who were on more than one backend at once at that poll.
+	Doubled []DoubledReport `json:"doubled"`
+}
+
+// DoubledReport is a user who is on more than one backend at once.
+type DoubledReport struct {
+	User         string   `json:"user"`
+	Backends     []string `json:"backends"`
+	SinceSeconds float64  `json:"since_seconds"`
 }
 
 // Status says how everything is. With sessions it asks the backends for those.
@@ -572,10 +592,39 @@ func (o *Operator) Status(ctx context.Context, sessions bool) (*StatusReport, er
 		report.Elsewhere -= r.Users
 		report.Backends = append(report.Backends, r)
 	}
+	o.polled(report)
 	if sessions {
 		o.countSessions(ctx, view, report.Backends)
 	}
 	return report, nil
+}
+
+// polled reports what the last poll of the sessions has found.
+func (o *Operator) polled(report *StatusReport) {
+	report.Doubled = []DoubledReport{}
+	census := o.config.Census.Report()
+	if census == nil {
+		return
+	}
+	now := o.config.Director.now()
+	report.PolledSeconds = new(rounded(now.Sub(census.At)))
+	for _, d := range census.Doubled {
+		report.Doubled = append(report.Doubled, DoubledReport{User: d.User, Backends: d.Backends, SinceSeconds: rounded(now.Sub(d.Since))})
+	}
+	for i := range report.Backends {
+		b := &report.Backends[i]
+		if count, asked := census.Backends[b.Name]; asked {
+			b.count(count)
+		}
+	}
+}
+
+func (r *BackendReport) count(c Headcount) {
+	if c.Err != nil {
+		r.Sessions, r.LoggedIn, r.Unasked = nil, nil, c.Err.Error()
+		return
+	}
+	r.Sessions, r.LoggedIn, r.Unasked = &c.Sessions, &c.Users, ""
 }
 
 // all returns the backends that are alive or lost, sorted by name.
@@ -599,13 +648,8 @@ func (o *Operator) countSessions(ctx context.Context, view *View, reports []Back
 			r.Unasked = errNoSessions.Error()
 		case alive:
 			asking.Go(func() {
-				sessions, err := o.config.Sessions.Who(ctx, b)
-				if err != nil {
-					r.Unasked = err.Error()
-					return
-				}
-				n := len(sessions)
-				r.Sessions = &n
+				_, count := count(ctx, o.config.Sessions, o.config.Director.config.Users, b)
+				r.count(count)
 			})
 		}
 	}

@@ -75,9 +75,11 @@ type Tasks interface {
 	// Residents returns the users of backends, as rows name them. Who is being moved counts where he goes, and stays there; who was to
 	// be moved a short time ago, and was not, stays too.
 	Residents(ctx context.Context, backends []string) ([]Resident, error)
-	// Settled returns the users who are not moved for balance: those who are pinned, and those who were moved within that time, but by
-	// the loss or the evacuation of a backend: it may be back.
+	// Settled returns the users who are not moved for balance: those who are pinned, those who were moved within that time, but by
+	// the loss or the evacuation of a backend, which may be back, and those who were to be moved a short time ago, and were not.
 	Settled(ctx context.Context, within time.Duration) (map[string]bool, error)
+	// Balanced returns how many users were moved for balance within that time, or are being.
+	Balanced(ctx context.Context, within time.Duration) (int, error)
 	// Replicas returns those that have been heard of in the last hour.
 	Replicas(ctx context.Context) ([]Replica, error)
 	// Begin begins a move, as of Ledger.

@@ -107,7 +107,7 @@ func (l *Lookups) lookup(w http.ResponseWriter, r *http.Request, readOnly bool, 
 	switch {
 	case answer.Verb == director.Serve && answer.Addr.IsValid():
 		buffer.Reset()
-		write(w, http.StatusOK, appendSuccess(buffer.AvailableBuffer(), answer.Addr, answer.Port))
+		write(w, http.StatusOK, appendSuccess(buffer.AvailableBuffer(), answer.Addr, answer.Port, answer.NotBefore))
 	case answer.Verb == director.Hold:
 		fail(w, http.StatusOK, codeInternalFailure, answer.Detail())
 	case answer.Verb == director.Reject:

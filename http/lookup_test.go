@@ -94,6 +94,8 @@ func TestAnswers(t *testing.T) {
 		a.Addr, a.Port = netip.MustParseAddr(addr), port
 		return a
 	}
+	delayed := with("192.0.2.12", 0)
+	delayed.NotBefore = time.Unix(1790000000, 1)
 	other := func(verb director.Verb, retry time.Duration) director.Answer {
 		return director.Answer{Decision: director.Decision{Verb: verb, RetryAfter: retry, Reason: `why "so"`}}
 	}
@@ -107,6 +109,7 @@ func TestAnswers(t *testing.T) {
 	}{
 		"a backend with a port":             {with("192.0.2.12", 31143), `{"code":1,"attributes":{"proxy":true,"nopassword":true,"host":"192.0.2.12","port":31143}}`, "", 200, ""},
 		"a backend without":                 {with("192.0.2.12", 0), `{"code":1,"attributes":{"proxy":true,"nopassword":true,"host":"192.0.2.12"}}`, "", 200, ""},
+		"a login that has to wait":          {delayed, `{"code":1,"attributes":{"proxy":true,"nopassword":true,"host":"192.0.2.12","delay_until":"1790000001"}}`, "", 200, ""},
 		"IPv6":                              {with("2001:db8::1", 0), `{"code":1,"attributes":{"proxy":true,"nopassword":true,"host":"2001:db8::1"}}`, "", 200, ""},
 		"IPv4 in IPv6 is told as IPv4":      {with("::ffff:192.0.2.1", 0), `{"code":1,"attributes":{"proxy":true,"nopassword":true,"host":"192.0.2.1"}}`, "", 200, ""},
 		"a zone is left out":                {with("fe80::1%eth0", 0), `{"code":1,"attributes":{"proxy":true,"nopassword":true,"host":"fe80::1"}}`, "", 200, ""},

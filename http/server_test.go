@@ -68,7 +68,7 @@ func TestOldConnectionsAreClosed(t *testing.T) {
 func TestEncodingASuccessAllocatesItsBufferOnly(t *testing.T) {
 	b := make([]byte, 0, 160)
 	addr := netip.MustParseAddr("2001:db8:1234:5678:9abc:def0:1234:5678")
-	if n := testing.AllocsPerRun(100, func() { b = appendSuccess(b[:0], addr, 31143) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { b = appendSuccess(b[:0], addr, 31143, time.Unix(1790000000, 0)) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 	if len(b) > 160 {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/netip"
 	"strconv"
+	"time"
 	"unicode/utf8"
 
 	director "github.com/k-web-s/go-dovecot-director"
@@ -88,7 +89,7 @@ func countEscapes(raw []byte) int {
 
 // appendSuccess appends the answer that names a backend. Dovecot tests proxy and nopassword by presence, so they are
 // never sent as false; host must be an IP address (without one, 2.3's login process crashes).
-func appendSuccess(b []byte, addr netip.Addr, port uint16) []byte {
+func appendSuccess(b []byte, addr netip.Addr, port uint16, notBefore time.Time) []byte {
 	b = append(b, `{"code":`...)
 	b = strconv.AppendInt(b, codeOK, 10)
 	b = append(b, `,"attributes":{"proxy":true,"nopassword":true,"host":"`...)
@@ -97,6 +98,12 @@ func appendSuccess(b []byte, addr netip.Addr, port uint16) []byte {
 	if port != 0 {
 		b = append(b, `,"port":`...)
 		b = strconv.AppendUint(b, uint64(port), 10)
+	}
+	if !notBefore.IsZero() {
+		// A string: Lua writes a number of this size with a fraction. Whole seconds, rounded up.
+		b = append(b, `,"delay_until":"`...)
+		b = strconv.AppendInt(b, notBefore.Add(time.Second-1).Unix(), 10)
+		b = append(b, '"')
 	}
 	return append(b, '}', '}')
 }

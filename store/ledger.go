@@ -104,7 +104,7 @@ func (l *Ledger) write(ctx context.Context, do func(*writing) error) error {
 
 // failed makes an error for operators. The domain's own errors stay what they are.
 func (l *Ledger) failed(ctx context.Context, err error) error {
-	if err == nil || isOf(err, director.ErrMoving, director.ErrMovedMeanwhile, director.ErrMoveOver, director.ErrNoMapping, director.ErrUserRefused, director.ErrUnavailable) {
+	if err == nil || isOf(err, director.ErrMoving, director.ErrNotQuiet, director.ErrMovedMeanwhile, director.ErrMoveOver, director.ErrNoMapping, director.ErrUserRefused, director.ErrUnavailable) {
 		return err
 	}
 	if !l.in.there() {

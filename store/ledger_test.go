@@ -478,6 +478,26 @@ func TestTasks(t *testing.T) {
 	})
 }
 
+// TestMovesOfWhoWasJustSeen holds that a move does not begin while a login may be waiting that was answered before it.
+func TestMovesOfWhoWasJustSeen(t *testing.T) {
+	overLedgers(t, func(t *testing.T, b ledgerBench) {
+		one, _ := follow(t, b, "replica-1")
+		assign(t, one.db, "ada", "", "b-0", director.Proposed)
+		m := director.Move{User: "ada", From: "b-0", To: "b-1", Reason: director.Moved, Quiet: time.Hour}
+		if _, err := one.Begin(t.Context(), m, time.Minute); !errors.Is(err, director.ErrNotQuiet) {
+			t.Errorf("ada was seen just now: %v", err)
+		}
+		m.Quiet = 500 * time.Millisecond
+		b.exec(t, "UPDATE mailbox_username_backend SET last_ts = "+b.past)
+		must[director.Move](t)(one.Begin(t.Context(), m, time.Minute))
+		assign(t, one.db, "bob", "", "b-0", director.Proposed)
+		must[director.Move](t)(one.Begin(t.Context(), director.Move{User: "bob", From: "b-0", To: "b-1", Reason: director.Evened}, time.Minute))
+		if n := must[int](t)(one.Balanced(t.Context(), time.Hour)); n != 1 {
+			t.Errorf("%d users are being moved for balance, want bob alone", n)
+		}
+	})
+}
+
 func TestResidents(t *testing.T) {
 	overLedgers(t, func(t *testing.T, b ledgerBench) {
 		one, _ := follow(t, b, "replica-1")
@@ -503,7 +523,7 @@ func TestResidents(t *testing.T) {
 			t.Errorf("residents %q", got)
 		}
 		settled := must[map[string]bool](t)(one.Settled(t.Context(), time.Hour))
-		if len(settled) != 2 || !settled["pinned"] || !settled["moved"] {
+		if len(settled) != 3 || !settled["pinned"] || !settled["moved"] || !settled["undone"] {
 			t.Errorf("settled: %v", settled)
 		}
 		if residents, err := one.Residents(t.Context(), nil); len(residents) > 0 || err != nil {

@@ -44,19 +44,24 @@ func movesOf(rows []moveRow) []director.Move {
 }
 
 // Begin writes a move down: from then on, lookups of the user hold, and any replica's mover carries it out. It returns
-// ErrMoving, ErrMovedMeanwhile if the row does not say m.From, or ErrNoMapping.
+// ErrMoving, ErrMovedMeanwhile if the row does not say m.From, ErrNotQuiet, or ErrNoMapping.
 func (l *Ledger) Begin(ctx context.Context, m director.Move, deadline time.Duration) (director.Move, error) {
 	var r moveRow
 	err := l.write(ctx, func(w *writing) error {
-		var backend string
-		err := w.get(&backend, `SELECT backend FROM mailbox_username_backend WHERE username = ?`, m.User)
+		var row struct {
+			Backend string
+			Age     float64
+		}
+		err := w.get(&row, `SELECT backend, {since last_ts} AS age FROM mailbox_username_backend WHERE username = ?`, m.User)
 		switch {
 		case errors.Is(err, errNoRow):
 			return director.ErrNoMapping
 		case err != nil:
 			return err
-		case backend != m.From:
-			return fmt.Errorf("%w: %s is on %s, not on %s", director.ErrMovedMeanwhile, m.User, backend, m.From)
+		case row.Backend != m.From:
+			return fmt.Errorf("%w: %s is on %s, not on %s", director.ErrMovedMeanwhile, m.User, row.Backend, m.From)
+		case seconds(row.Age) < m.Quiet:
+			return director.ErrNotQuiet
 		}
 		// What died before it had ended is in nobody's way.
 		if _, err := w.exec(`DELETE FROM director_move WHERE username = ? AND (stage = 'switched' OR deadline < {now}) AND claimed_until < {now}`, m.User); err != nil {

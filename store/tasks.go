@@ -139,7 +139,8 @@ func (l *Ledger) Settled(ctx context.Context, within time.Duration) (map[string]
 	var users []string
 	if err := l.readSlowly(ctx, &users, `
 		SELECT username FROM director_pin
-		UNION SELECT username FROM director_journal WHERE subject = 'user' AND reason IN ('moved', 'rebalanced', 'evened') AND at > {in ?}`, -within.Seconds()); err != nil {
+		UNION SELECT username FROM director_journal WHERE subject = 'user' AND reason IN ('moved', 'rebalanced', 'evened') AND at > {in ?}
+		UNION SELECT username FROM director_journal WHERE subject = 'undone' AND at > {in ?}`, -within.Seconds(), -undoneFor.Seconds()); err != nil {
 		return nil, err
 	}
 	settled := make(map[string]bool, len(users))
@@ -147,4 +148,16 @@ func (l *Ledger) Settled(ctx context.Context, within time.Duration) (map[string]
 		settled[user] = true
 	}
 	return settled, nil
+}
+
+// Balanced implements director.Tasks.
+func (l *Ledger) Balanced(ctx context.Context, within time.Duration) (int, error) {
+	var rows []int
+	err := l.readSlowly(ctx, &rows, `
+		SELECT (SELECT count(*) FROM director_journal WHERE subject = 'user' AND reason IN ('rebalanced', 'evened') AND at > {in ?})
+			+ (SELECT count(*) FROM director_move WHERE stage <> 'switched' AND deadline > {now} AND reason IN ('rebalanced', 'evened'))`, -within.Seconds())
+	if err != nil {
+		return 0, err
+	}
+	return rows[0], nil
 }

@@ -35,7 +35,11 @@ type operationSettings struct {
 	rebalance      string
 	rebalanceRate  int
 	rebalanceSlack float64
+	rebalanceMost  int
+	evenAbove      float64
 	minimumStay    time.Duration
+	sessionPoll    time.Duration
+	pollJitter     float64
 }
 
 // rebalanceAuto is the value of --rebalance that evens users out without an order.
@@ -48,14 +52,38 @@ func (s *operationSettings) register(fs *pflag.FlagSet) {
 	add(fs, &s.doveadmPort, "doveadm-port", "port", "8080", "port of doveadm's HTTP API where the Service names none doveadm-http or doveadm", parsePortNumber)
 	add(fs, &s.proxyService, "proxy-service", "name", "", "the proxies' Service, in the same namespace: there sessions are ended to backends that do not answer", parseText)
 	add(fs, &s.proxies, "proxies", "addresses", "", "the proxies' doveadm listeners instead, as ADDRESS:PORT with commas between", parseAddrPorts)
+	add(fs, &s.sessionPoll, "session-poll", "duration", "1m0s", "how often each replica asks the backends who is logged in; 0s for never", parseDuration(0, time.Hour))
+	add(fs, &s.pollJitter, "session-poll-jitter", "number", "0.2", "by which part of it that varies, so that replicas do not ask together", parseNumber(0, 1))
 	add(fs, &s.rebalance, "rebalance", "choice", "off", "even out how many users the backends have: auto does so all the time, off when it is ordered only", parseChoice("off", rebalanceAuto))
-	add(fs, &s.rebalanceRate, "rebalance-rate", "number", "10", "how many users auto moves in a minute", parseCount(1, director.MaxRate))
-	add(fs, &s.rebalanceSlack, "rebalance-slack", "number", "0.1", "how much more than its share a backend may have before auto moves users off it: 0.1 for a tenth", parseSlack)
+	add(fs, &s.rebalanceRate, "rebalance-rate", "number", "10", "how many users auto moves in a minute, and --even-above", parseCount(1, director.MaxRate))
+	add(fs, &s.rebalanceSlack, "rebalance-slack", "number", "0.1", "how much more than its share a backend may have before auto moves users off it: 0.1 for a tenth", parseNumber(0, director.MaxSlack))
+	add(fs, &s.rebalanceMost, "rebalance-budget", "number", "0", "how many users are moved for balance in an hour at most, by order too; 0 for any number", parseCount(0, 100_000_000))
+	add(fs, &s.evenAbove, "even-above", "number", "0", "even out sessions without ending any: off a backend with more than so many times its share of them, users are moved who are often logged in, while they are not; 1.1 for a tenth more, 0 for never", parseAbove)
 	add(fs, &s.minimumStay, "minimum-stay", "duration", "24h", "how long a user who was moved stays before he is moved for balance again", parseDuration(0, 365*24*time.Hour))
 }
 
-func parseSlack(s string) (float64, error) {
-	return parseWithin(func(s string) (float64, error) { return strconv.ParseFloat(s, 64) }, "is not a number", 0.0, director.MaxSlack)(s)
+func parseAbove(s string) (float64, error) {
+	if s == "0" {
+		return 0, nil
+	}
+	return parseNumber(1, director.MaxSlack)(s)
+}
+
+func parseNumber(least, most float64) func(string) (float64, error) {
+	return parseWithin(func(s string) (float64, error) { return strconv.ParseFloat(s, 64) }, "is not a number", least, most)
+}
+
+// census makes what polls the backends for sessions, nil if that is off.
+func (s *operationSettings) census(d *director.Director, sessions director.Sessions, lead func(context.Context) (bool, error), log *slog.Logger) *director.Census {
+	if sessions == nil || s.sessionPoll == 0 {
+		return nil
+	}
+	return director.NewCensus(director.CensusConfig{Director: d, Sessions: sessions, Every: s.sessionPoll, Jitter: s.pollJitter, Lead: lead, Logger: log})
+}
+
+// lazy is how sessions are evened out between logins.
+func (s *operationSettings) lazy(census *director.Census) director.Lazy {
+	return director.Lazy{Above: s.evenAbove, Rate: s.rebalanceRate, Census: census}
 }
 
 // auto is the rebalance that is begun without an order, of no rate if none is.
@@ -90,6 +118,8 @@ func (s *operationSettings) check(source sourceSettings) error {
 	switch {
 	case s.rebalance == rebalanceAuto && s.doveadmKeyFile == "":
 		return errors.New("--rebalance auto (environment: REBALANCE) needs --doveadm-key-file: nobody is moved without knowing who is logged in")
+	case s.evenAbove > 0 && (s.doveadmKeyFile == "" || s.sessionPoll == 0):
+		return errors.New("--even-above (environment: EVEN_ABOVE) needs --doveadm-key-file and --session-poll: it has to be known who is logged in")
 	case s.proxyService != "" && len(s.proxies) > 0:
 		return errors.New("both --proxy-service and --proxies (environment: PROXY_SERVICE, PROXIES) are set: unset one")
 	case s.proxyService != "" && source.service == "":

@@ -28,7 +28,7 @@ func rebalanceCommand(c console) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what it would do, and do nothing")
 	cmd.Flags().BoolVar(&apply, "apply", false, "do it, or change how it is done")
-	cmd.Flags().Var(newValue(&slack, "number", strconv.FormatFloat(slack, 'g', -1, 64), parseSlack), "slack", "how much more than its share a backend may have: 0.05 for a twentieth")
+	cmd.Flags().Var(newValue(&slack, "number", strconv.FormatFloat(slack, 'g', -1, 64), parseNumber(0, director.MaxSlack)), "slack", "how much more than its share a backend may have: 0.05 for a twentieth")
 	v.registerTask(cmd)
 	v.registerYes(cmd, "users are moved between backends, and the sessions of those who have some are ended")
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {

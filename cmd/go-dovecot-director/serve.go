@@ -56,6 +56,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		Counter:       db,
 		Policy:        s.policy.policy(),
 		Graces:        s.policy.graces,
+		Storm:         s.policy.storm,
 		Users:         s.policy.users,
 		BuildRing:     func(members []director.Member) director.Ring { return ring.Build(members) },
 		Confirm:       func() { source.Confirm() },
@@ -76,11 +77,13 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	stops.add("connections to doveadm", func(context.Context) error { closeSessions(); return nil })
 	ledger := db.Ledger(replica, s.operation.journalFor)
 	mover := director.NewMover(director.MoverConfig{Moves: ledger, Sessions: sessions, View: d.View, Logger: log})
+	census := s.operation.census(d, sessions, ledger.Lead, log)
 	operator := director.NewOperator(director.OperatorConfig{
-		Director: d, Ledger: ledger, Tasks: ledger, Sessions: sessions, Replica: replica, Stay: s.operation.minimumStay, Begun: mover.Wake,
+		Director: d, Ledger: ledger, Tasks: ledger, Sessions: sessions, Census: census, Replica: replica, Stay: s.operation.minimumStay, Begun: mover.Wake,
 	})
 	conductor := director.NewConductor(director.ConductorConfig{
-		Director: d, Tasks: ledger, Sessions: sessions, Auto: s.operation.auto(), Stay: s.operation.minimumStay, Begun: mover.Wake, Logger: log,
+		Director: d, Tasks: ledger, Sessions: sessions, Auto: s.operation.auto(), Lazy: s.operation.lazy(census), Budget: s.operation.rebalanceMost,
+		Stay: s.operation.minimumStay, Begun: mover.Wake, Logger: log,
 	})
 
 	health := directorhttp.NewHealth(viewPart(d, source), storePart(db), ordersPart(d))
@@ -119,6 +122,9 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	})
 	stops.background("moves", failed, mover.Run)
 	stops.background("tasks", failed, conductor.Run)
+	if census != nil {
+		stops.background("poll of sessions", failed, census.Run)
+	}
 	stops.background("source of proxies", failed, proxies.run)
 	stops.background("source of backends", failed, source.Run)
 	stops.background("lookup API", failed, lookups.Run)

@@ -35,6 +35,7 @@ type policySettings struct {
 	graces          director.Graces
 	rememberedUsers int
 	touchInterval   time.Duration
+	storm           director.Storm
 }
 
 // sourceSettings say where the backends are observed.
@@ -81,8 +82,17 @@ func (s *policySettings) register(fs *pflag.FlagSet) {
 	add(fs, &s.graces.Failover, "failover-grace", "duration", "30s", "how long the users of a backend wait that is not ready", parseDuration(0, time.Hour))
 	add(fs, &s.graces.Restart, "restart-grace", "duration", "2m0s", "how long the users of a backend wait that was deleted; longer than its restart takes", parseDuration(0, 24*time.Hour))
 	add(fs, &s.graces.Panic, "panic-grace", "duration", "5m0s", "how long they wait while more than half of the backends are lost", parseDuration(0, 24*time.Hour))
+	add(fs, &s.storm.Rate, "login-rate", "number", "0", "how many users in a second, who were mapped to another backend a moment ago, this director lets in to a backend of weight 1 at once; the others Dovecot lets wait. 0 for any number", parseNumber(0, 1e6))
+	add(fs, &s.storm.Most, "login-delay", "duration", "30s", "how long they wait at most; not longer than --failover-grace", parseDuration(time.Second, director.MaxDelay))
 	add(fs, &s.touchInterval, "touch-interval", "duration", "10m0s", "how often a user's last_ts is refreshed at most", parseDuration(time.Second, 24*time.Hour))
 	add(fs, &s.rememberedUsers, "remembered-users", "number", "250000", "how many users a replica remembers, to serve them while the database is down; 16 bytes each", parseCount(0, 100_000_000))
+}
+
+func (s *policySettings) check() error {
+	if s.storm.Rate > 0 && s.storm.Most > s.graces.Failover {
+		return fmt.Errorf("--login-delay %s is longer than --failover-grace %s (environment: LOGIN_DELAY, FAILOVER_GRACE): a login that waits would go to a backend that was given up meanwhile", s.storm.Most, s.graces.Failover)
+	}
+	return nil
 }
 
 // policy is what the settings come to.
@@ -124,6 +134,9 @@ func (s *settings) check() error {
 		return err
 	}
 	if err := s.source.check(); err != nil {
+		return err
+	}
+	if err := s.policy.check(); err != nil {
 		return err
 	}
 	if err := s.operation.check(s.source); err != nil {

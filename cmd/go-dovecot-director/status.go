@@ -22,13 +22,13 @@ func statusCommand(c console) *cobra.Command {
 		Short: "Show the backends with their users, tasks that are under way, and the directors",
 		Args:  cobra.NoArgs,
 	}
-	cmd.Flags().BoolVar(&sessions, "sessions", false, "ask the backends how many sessions are open, too")
+	cmd.Flags().BoolVar(&sessions, "sessions", false, "ask the backends how many sessions are open now, and not show what the last poll has found")
 	return r.command(cmd, func(ctx context.Context, o directorhttp.Operator, _ []string) error {
 		status, err := o.Status(ctx, sessions)
 		if err != nil {
 			return err
 		}
-		return r.print(status, func(w io.Writer) { writeStatus(w, status, sessions) })
+		return r.print(status, func(w io.Writer) { writeStatus(w, status, sessions || status.PolledSeconds != nil) })
 	})
 }
 
@@ -45,6 +45,9 @@ func writeStatus(w io.Writer, s *director.StatusReport, sessions bool) {
 			row(w, r.Name, r.Version, r.Alive, r.Lost, seconds(r.SilentSeconds), yesNo(r.Agrees))
 		}
 	}
+	for _, d := range s.Doubled {
+		fmt.Fprintf(w, "\n%s has been on %s at once for %s: his mailbox is being damaged, kick him\n", cell(d.User), cell(strings.Join(d.Backends, " and ")), seconds(d.SinceSeconds))
+	}
 	fmt.Fprintf(w, "\n%d users", s.Users)
 	if s.Elsewhere > 0 {
 		fmt.Fprintf(w, ", %d of them on backends that are not known", s.Elsewhere)
@@ -55,7 +58,7 @@ func writeStatus(w io.Writer, s *director.StatusReport, sessions bool) {
 func writeBackends(w io.Writer, backends []director.BackendReport, sessions bool) {
 	head := []any{"backend", "address", "condition", "state", "weight", "users", "share %", "fair %"}
 	if sessions {
-		head = append(head, "sessions")
+		head = append(head, "sessions", "logged in")
 	}
 	row(w, append(head, "note")...)
 	unasked := map[string][]string{} // by reason: it is mostly the same
@@ -66,7 +69,7 @@ func writeBackends(w io.Writer, backends []director.BackendReport, sessions bool
 		}
 		cells := []any{b.Name, address, b.Condition, b.State, b.Weight, b.Users, percent(b.Share), percent(b.Fair)}
 		if sessions {
-			cells = append(cells, sessionCell(b.Sessions))
+			cells = append(cells, sessionCell(b.Sessions), sessionCell(b.LoggedIn))
 		}
 		row(w, append(cells, orderedBy(b.Actor, b.Note))...)
 		if b.Unasked != "" {

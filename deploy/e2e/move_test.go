@@ -19,8 +19,8 @@ import (
 	"github.com/k-web-s/go-dovecot-director/http/doveadm"
 )
 
-// operated is a platform whose directors may end sessions and keep operators' orders.
-func operated(t *testing.T) *platform {
+// operated is a platform whose directors may end sessions and keep operators' orders. Each gets the arguments.
+func operated(t *testing.T, arguments ...string) *platform {
 	t.Helper()
 	p := newBackends(t, dovecot.DefaultPorts, doveadmSettings)
 	p.endpoints.write(t, false, p.backends...)
@@ -32,7 +32,7 @@ func operated(t *testing.T) *platform {
 		t.Fatal(err)
 	}
 	for i, version := range versions {
-		p.addProxy(t, version, byte(1+i), dovecot.ProxyConfig{}, "--doveadm-key-file", key, "--doveadm-port", strconv.Itoa(doveadmPort))
+		p.addProxy(t, version, byte(1+i), dovecot.ProxyConfig{}, append([]string{"--doveadm-key-file", key, "--doveadm-port", strconv.Itoa(doveadmPort)}, arguments...)...)
 	}
 	return p
 }

@@ -1,0 +1,185 @@
+package e2e_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	director "github.com/k-web-s/go-dovecot-director"
+	"github.com/k-web-s/go-dovecot-director/deploy/e2e/dovecot"
+	"github.com/k-web-s/go-dovecot-director/deploy/e2e/mail"
+)
+
+// status is what a proxy's director says of everything.
+func (via *proxy) status(t *testing.T) (s director.StatusReport) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(via.director.Run(t, "status", "-o", "json")), &s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// Each director polls the backends for sessions: how many there are, that their users are alive, and that nobody is on two backends.
+func TestSessionsArePolled(t *testing.T) {
+	t.Parallel()
+	p := operated(t, "--session-poll", "200ms", "--touch-interval", "1s")
+	for i := range 6 {
+		p.proxies[i%2].connect(t, fmt.Sprintf("u%d@example.org", i/2)) // each is logged in twice
+	}
+	p.database.exec(t, `UPDATE mailbox_username_backend SET last_ts = now() - interval '1 day'`)
+	eventually(t, "who is logged in is seen to be alive", func() error {
+		if n := p.database.count(t, `SELECT count(*) FROM mailbox_username_backend WHERE last_ts > now() - interval '1 hour'`); n != 3 {
+			return fmt.Errorf("%d of 3 users", n)
+		}
+		return nil
+	})
+	rows := p.database.rows(t)
+	for _, via := range p.proxies {
+		eventually(t, "the sessions are counted", func() error {
+			status := via.status(t)
+			sessions, users := 0, 0
+			for _, b := range status.Backends {
+				if b.Sessions == nil || b.LoggedIn == nil || *b.LoggedIn != b.Users {
+					return fmt.Errorf("%+v", b)
+				}
+				sessions, users = sessions+*b.Sessions, users+*b.LoggedIn
+			}
+			if sessions != 6 || users != 3 || len(status.Doubled) > 0 {
+				return fmt.Errorf("%d sessions, %d users, on two backends: %v", sessions, users, status.Doubled)
+			}
+			return nil
+		})
+	}
+
+	// Somebody goes round the proxies.
+	const user = "u0@example.org"
+	wrong := p.other(rows[user])
+	session, err := mail.LoginIMAP(t.Context(), p.backend(wrong).At(143), user, dovecot.Password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, via := range p.proxies {
+		eventually(t, "who is on two backends is seen", func() error {
+			if doubled := via.status(t).Doubled; len(doubled) != 1 || doubled[0].User != user || len(doubled[0].Backends) != 2 {
+				return fmt.Errorf("%+v", doubled)
+			}
+			return nil
+		})
+		if text := via.director.Run(t, "status"); !strings.Contains(text, "\n"+user+" has been on ") {
+			t.Errorf("status says\n%s", text)
+		}
+		if n := strings.Count(via.director.Log(), "a user is on two backends at once"); n != 1 {
+			t.Errorf("the log tells of it %d times", n)
+		}
+	}
+	session.Close()
+	eventually(t, "it has ended", func() error {
+		if doubled := p.proxies[0].status(t).Doubled; len(doubled) > 0 {
+			return fmt.Errorf("%+v", doubled)
+		}
+		return nil
+	})
+}
+
+// Users who are often logged in, and are not now, are moved off a crowded backend. No session is ended for it.
+func TestEvenOutBetweenLogins(t *testing.T) {
+	t.Parallel()
+	const users, staying = 30, 3
+	p := operated(t, "--session-poll", "500ms", "--even-above", "1.1", "--rebalance-rate", "6000")
+	p.database.exec(t, fmt.Sprintf(`INSERT INTO mailbox_username_backend SELECT 'u' || i || '@example.org', 'b0', now() FROM generate_series(0, %d) AS i`, users-1))
+	name := func(i int) string { return fmt.Sprintf("u%d@example.org", i) }
+	clients := make([]*client, users)
+	for i := range clients {
+		clients[i] = p.proxies[i%2].connect(t, name(i))
+	}
+	eventually(t, "the sessions are counted", func() error {
+		if b := p.proxies[0].status(t).Backends[0]; b.Sessions == nil || *b.Sessions != users {
+			return fmt.Errorf("%+v", b)
+		}
+		return nil
+	})
+	counts := p.witnessAll(t, asks(t), "b0")
+	for _, c := range clients[staying:] {
+		c.stop()
+	}
+	eventually(t, "the backends are even", func() error {
+		on := map[string]int{}
+		for _, backend := range p.database.rows(t) {
+			on[backend]++
+		}
+		if on["b0"] > users/2 || on["b1"] < users/5 || on["b2"] < users/5 {
+			return fmt.Errorf("%v", on)
+		}
+		return nil
+	})
+	rows := p.database.rows(t)
+	for i, c := range clients {
+		if _, sessions := c.last(); sessions != 1 || c.refused > 0 {
+			t.Errorf("%s had %d sessions, and was refused %d times", name(i), sessions, c.refused)
+		}
+		if i < staying && rows[name(i)] != "b0" {
+			t.Errorf("%s was moved to %s while he was logged in", name(i), rows[name(i)])
+		}
+	}
+	for i := staying; i < users; i += 3 {
+		p.proxies[i%2].wantAt(t, name(i), p.settled(t, name(i)))
+	}
+	if both := counts(); len(both) > 0 {
+		t.Errorf("on two backends: %v", both)
+	}
+	if n, others := p.database.count(t, `SELECT count(*) FROM director_journal WHERE subject = 'user' AND reason = 'evened'`), p.database.count(t, `SELECT count(*) FROM director_journal WHERE subject = 'user' AND reason NOT IN ('evened', 'proposed')`); n == 0 || others > 0 {
+		t.Errorf("%d entries in the journal say that users were evened out, %d something else", n, others)
+	}
+	noCrashes(t, p.servers()...)
+}
+
+// settled waits until a user is not being moved, and returns where he is.
+func (p *platform) settled(t *testing.T, user string) string {
+	t.Helper()
+	eventually(t, user+" is not being moved", func() error {
+		if p.database.count(t, `SELECT count(*) FROM director_move WHERE stage <> 'switched' AND username = '`+user+`'`) > 0 {
+			return fmt.Errorf("he is")
+		}
+		return nil
+	})
+	return p.database.rows(t)[user]
+}
+
+// After a failover, Dovecot lets users wait who would be too many at once.
+func TestLoginStorm(t *testing.T) {
+	t.Parallel()
+	const delay = 3 * time.Second
+	// The second user within some seconds has to wait for as long as that is allowed.
+	p := newPlatform(t, "--failover-grace", "3s", "--restart-grace", "3s", "--login-rate", "0.1", "--login-delay", delay.String())
+	p.database.exec(t, `INSERT INTO mailbox_username_backend SELECT 'u' || i || '@example.org', 'b1', now() FROM generate_series(0, 9) AS i`)
+	p.proxies[0].wantAt(t, "u9@example.org", "b1") // not after a failover: nobody waits
+	p.backend("b1").Stop()
+	p.endpoints.write(t, false, p.without("b1")...)
+	for i, via := range p.proxies {
+		eventually(t, "the wait for the backend is over", func() error {
+			_, err := via.imap(t, fmt.Sprintf("u%d@example.org", 4*i))
+			return err
+		})
+		let := map[string]int{p.database.rows(t)[fmt.Sprintf("u%d@example.org", 4*i)]: 1}
+		for n := range 3 {
+			user := fmt.Sprintf("u%d@example.org", 4*i+n+1)
+			begun := time.Now()
+			backend, err := via.imap(t, user)
+			if err != nil || backend == "b1" {
+				t.Fatalf("%s landed on %q, %v", user, backend, err)
+			}
+			took := time.Since(begun)
+			t.Logf("%s: %s was let in to %s after %s", via.Name, user, backend, took.Round(10*time.Millisecond))
+			// Dovecot counts in whole seconds, and so may let in a little early.
+			if let[backend]++; let[backend] == 2 && took < delay-time.Second {
+				t.Errorf("%s: %s is the second on %s, and was let in after %s", via.Name, user, backend, took)
+			}
+		}
+		if err := via.deliver(t, fmt.Sprintf("u%d@example.org", 8+i)); err != nil {
+			t.Errorf("a delivery: %v", err)
+		}
+	}
+	noCrashes(t, p.servers()...)
+}
