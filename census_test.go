@@ -31,13 +31,13 @@ func newHouse() *house {
 	return &house{open: map[string]map[string]int{}, down: map[string]bool{}, asked: map[string][]time.Time{}}
 }
 
-// set opens sessions of a user on the backend of that number, or ends them; with less than none the backend does not answer any more.
+// set opens sessions of a user on the backend of that number, or ends them; -1 lets the backend not answer any more, -2 do so again.
 func (h *house) set(user string, n, sessions int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	name := backend(n).Name
 	if sessions < 0 {
-		h.down[name] = true
+		h.down[name] = sessions == -1
 		return
 	}
 	if h.open[name] == nil {
@@ -78,14 +78,19 @@ type polling struct {
 	*director.Census
 	*bench
 	*house
-	log bytes.Buffer
+	log   bytes.Buffer
+	leave time.Duration // when users leave in an evening
 }
 
 func poll(t *testing.T, change ...func(*director.CensusConfig)) *polling {
 	p := &polling{bench: newBench(t, newMemory()), house: newHouse()}
 	p.finding = func(b, user string) {
-		if user == "cyd" && b == backend(2).Name {
-			p.set("cyd", 1, 0) // his old session was about to end
+		// Sessions that are about to end:
+		switch {
+		case user == "cyd" && b == backend(2).Name:
+			p.set("cyd", 1, 0)
+		case user == "dan" && b == backend(1).Name:
+			p.set("dan", 1, 0)
 		}
 	}
 	p.see(backends(3))
@@ -188,6 +193,11 @@ func TestCensusRefreshes(t *testing.T) {
 		if n := len(touched(time.Minute)); n == 0 || n > 30 {
 			t.Errorf("%d rows were touched after one poll", n)
 		}
+		p.set("u00", 0, 0)
+		if once = touched(10 * time.Minute); len(once) != 99 {
+			t.Errorf("one has left, and %d rows were touched", len(once))
+		}
+		p.set("u00", 0, 1)
 		p.see(backends(2)) // what is lost need not be alive
 		if once = touched(10 * time.Minute); len(once) != 67 {
 			t.Errorf("%d rows of living backends were touched, want 67", len(once))
@@ -207,6 +217,8 @@ func TestCensusFindsWhoIsOnTwoBackends(t *testing.T) {
 		p.set("bob", 2, 1)
 		p.set("cyd", 1, 1)
 		p.set("cyd", 2, 1)
+		p.set("dan", 0, 1)
+		p.set("dan", 1, 1)
 		r := p.next()
 		if len(r.Doubled) != 1 || r.Doubled[0].User != "bob" || !slices.Equal(r.Doubled[0].Backends, []string{backend(0).Name, backend(2).Name}) {
 			t.Fatalf("%+v", r.Doubled)
@@ -222,10 +234,11 @@ func TestCensusFindsWhoIsOnTwoBackends(t *testing.T) {
 	})
 }
 
-// evening runs a conductor that evens out between logins, over 40 users on the first of two backends who are logged in for four polls,
-// and then leave but for four of them.
+// evening runs a conductor that evens out between logins, over 40 users on the first of two backends who are logged in for four polls
+// if nothing else is said, and then leave but for four of them.
 func evening(t *testing.T, lazy director.Lazy, change func(*errand, *polling, *director.ConductorConfig)) *errand {
 	p := poll(t)
+	p.leave = 4 * time.Minute
 	p.see(backends(2))
 	for user := range crowd(40, 0) {
 		p.store.put(user, backend(0).Name)
@@ -237,7 +250,7 @@ func evening(t *testing.T, lazy director.Lazy, change func(*errand, *polling, *d
 	if change != nil {
 		change(e, p, &config)
 	}
-	time.AfterFunc(4*time.Minute, func() {
+	time.AfterFunc(p.leave, func() {
 		for user := range crowd(40, 0) {
 			if user >= "u0004" {
 				p.set(user, 0, 0)
@@ -269,6 +282,11 @@ func TestLazy(t *testing.T) {
 		"only so many in an hour": {director.Lazy{Above: 1, Rate: 100}, func(_ *errand, _ *polling, c *director.ConductorConfig) { c.Budget = 7 }, 7, 7},
 		"most are pinned":         {director.Lazy{Above: 1, Rate: 100}, func(e *errand, _ *polling, _ *director.ConductorConfig) { e.settled = pinned(30) }, 10, 10},
 		"a backend does not tell": {director.Lazy{Above: 1, Rate: 100}, func(_ *errand, p *polling, _ *director.ConductorConfig) { p.set("", 1, -1) }, 0, 0},
+		"one poll is enough":      {director.Lazy{Above: 1, Rate: 100}, func(_ *errand, p *polling, _ *director.ConductorConfig) { p.leave = 90 * time.Second }, 18, 26},
+		"silence tells nothing": {director.Lazy{Above: 1, Rate: 100}, func(_ *errand, p *polling, _ *director.ConductorConfig) {
+			time.AfterFunc(150*time.Second, func() { p.set("", 0, -1) })
+			time.AfterFunc(8*time.Minute, func() { p.set("", 0, -2) })
+		}, 18, 26},
 		"some were moved by hand": {director.Lazy{Above: 1, Rate: 100}, func(_ *errand, p *polling, _ *director.ConductorConfig) { p.moveAway(30) }, 10, 20},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -281,7 +299,7 @@ func TestLazy(t *testing.T) {
 					if m.User < "u0004" || e.settled[m.User] || m.To == m.From || !m.IdleOnly || m.Reason != director.Evened {
 						t.Errorf("%+v", m)
 					}
-					if e.times[i].Sub(e.begins) < 4*time.Minute {
+					if e.times[i].Sub(e.begins) < time.Minute+30*time.Second {
 						t.Errorf("%s was moved while he was logged in", m.User)
 					}
 				}
