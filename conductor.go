@@ -118,6 +118,11 @@ func (k *Conductor) turn(ctx context.Context) {
 	}
 	for _, t := range tasks {
 		switch {
+		case k.config.takesUsersAgain(t):
+			if _, err := k.config.Tasks.End(ctx, t.Name(), "", "the backend takes users again"); err == nil {
+				k.log.Info("an evacuation has ended, since the backend takes users again", "task", t.Name())
+			}
+			delete(k.lists, t.Name())
 		case t.Paused:
 			delete(k.lists, t.Name())
 		case ctx.Err() == nil:
@@ -191,6 +196,21 @@ func (k *Conductor) work(ctx context.Context, t Task) {
 	}
 }
 
+// standingLag is for how long a replica may not know yet how a backend was left when its evacuation was ordered.
+const standingLag = 10 * time.Second
+
+// takesUsersAgain says that a backend which is being evacuated was activated, or is wanted by its StatefulSet again and has come back: to
+// go on would empty it of users whom it has just been given.
+func (c ConductorConfig) takesUsersAgain(t Task) bool {
+	if t.Kind != Evacuate || t.Age < standingLag || c.Director.standing(t.Backend).State != Active {
+		return false
+	}
+	view := c.Director.View()
+	_, _, alive := view.Backend(t.Backend)
+	claim, _ := claim(view.sets, t.Backend)
+	return alive && claim != unwanted
+}
+
 func (t Task) reason() Reason {
 	if t.Kind == Rebalance {
 		return Rebalanced
@@ -218,6 +238,7 @@ func (k *Conductor) renew(ctx context.Context, t Task, l *list) (ok bool) {
 	}
 	plan, left, err := k.config.plan(limited, t, view)
 	if err != nil {
+		l.users = nil // the backend may have ended: users would be held for moves that come to nothing
 		k.complain(t, l, err)
 		return false
 	}

@@ -193,6 +193,53 @@ func TestEvacuationByATime(t *testing.T) {
 	})
 }
 
+// TestEvacuationOfABackendThatEnds has a backend whose users are moved while it terminates and still serves. What is left when it has gone
+// is not the task's any more.
+func TestEvacuationOfABackendThatEnds(t *testing.T) {
+	for name, tc := range map[string]struct {
+		serves time.Duration
+		least  int
+		most   int
+	}{
+		"in time":  {serves: 10 * time.Minute, least: 300, most: 300},
+		"too soon": {serves: 2 * time.Minute, least: 100, most: 180},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := &errand{tasks: []director.Task{{Kind: director.Evacuate, Backend: backend(0).Name, Rate: 60, Total: 300}}}
+				conduct(t, e, 3, crowd(300, 0), 20*time.Minute, func(c *director.ConductorConfig) {
+					observe := func(list []director.Backend) {
+						c.Director.Observe(director.Snapshot{Backends: list, ListsTerminating: true, CurrentAt: time.Now()})
+					}
+					observe(with(backends(3), 0, director.Terminating))
+					time.AfterFunc(tc.serves, func() {
+						e.mu.Lock()
+						e.down = true
+						e.mu.Unlock()
+						observe(backends(3)[1:])
+					})
+				})
+				if len(e.begun) < tc.least || len(e.begun) > tc.most || !slices.Equal(e.ended, []string{"evacuate dovecot-backend-0"}) {
+					t.Errorf("%d moves, ended %v", len(e.begun), e.ended)
+				}
+			})
+		})
+	}
+}
+
+// TestAnEvacuationEndsWhenTheBackendTakesUsersAgain has a backend that is activated while it is evacuated.
+func TestAnEvacuationEndsWhenTheBackendTakesUsersAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &errand{tasks: []director.Task{{Kind: director.Evacuate, Backend: backend(0).Name, Rate: 60, Total: 300, Age: time.Hour}}}
+		conduct(t, e, 3, crowd(300, 0), 10*time.Minute, func(c *director.ConductorConfig) {
+			time.AfterFunc(time.Minute, func() { c.Director.Obey(director.Orders{}) })
+		})
+		if len(e.begun) < 50 || len(e.begun) > 70 || !slices.Equal(e.ended, []string{"evacuate dovecot-backend-0"}) {
+			t.Errorf("%d moves, ended %v", len(e.begun), e.ended)
+		}
+	})
+}
+
 // TestPausesAreNotMadeUpFor holds that a task which goes on does so at its rate.
 func TestPausesAreNotMadeUpFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

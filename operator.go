@@ -489,6 +489,8 @@ type BackendReport struct {
 	Condition string `json:"condition"`
 	State     State  `json:"state"`
 	Weight    int    `json:"weight"`
+	// Leaving says that its StatefulSet does not want it any more: it will not come back.
+	Leaving bool `json:"leaving,omitempty"`
 	// GraceSeconds is how long its users wait for it still.
 	GraceSeconds float64 `json:"grace_seconds,omitempty"`
 	// Users are mapped to it, Share is their part of all; Fair is what it would have by its weight.
@@ -583,6 +585,8 @@ func (o *Operator) Status(ctx context.Context, sessions bool) (*StatusReport, er
 	for _, b := range o.all(view) {
 		s := d.standing(b.Name)
 		r := BackendReport{Name: b.Name, Address: b.Addr, Zone: b.Zone, Condition: o.condition(view, Standing{}, b.Name), State: s.State, Weight: b.Weight, Users: users[b.Name], Fair: fair[b.Name], Actor: s.Actor, Note: s.Note}
+		claim, _ := claim(view.sets, b.Name)
+		r.Leaving = claim == unwanted
 		if l, lost := view.losses[b.Name]; lost {
 			r.GraceSeconds = max(0, rounded(l.Until.Sub(d.now())))
 		}

@@ -67,36 +67,53 @@ func (o TaskOrder) task(kind TaskKind, backend string, total int) Task {
 	return t
 }
 
-// Evacuate drains a backend and begins to move its users to others, or changes how that is done.
+// Evacuate drains a backend and begins to move its users to others, or changes how that is done. A backend that has been told to end may
+// be evacuated as long as its users wait for it: they then need not. One that its StatefulSet does not want any more is not drained, as it
+// takes no new users anyway, and shall take them if it is wanted again.
 func (o *Operator) Evacuate(ctx context.Context, backend string, order TaskOrder) (*TaskReport, error) {
 	view, err := o.view()
 	if err != nil {
 		return nil, err
 	}
-	_, _, alive := view.Backend(backend)
 	if err := order.check(); err != nil {
 		return nil, err
 	}
+	tasks, err := o.config.Tasks.Tasks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// What is under way can be changed however the backends are.
+	underWay := slices.ContainsFunc(tasks, func(t Task) bool { return t.Kind == Evacuate && t.Backend == backend })
 	switch {
-	case !alive:
+	case !underWay && !evacuable(view, backend, o.config.Director.now()):
 		return nil, notFound("no backend %s is alive; alive are %s; the users of one that is lost are moved by themselves", backend, aliveNames(view))
 	case o.config.Sessions == nil:
 		return nil, refuse("users cannot be moved: no doveadm key is configured (--doveadm-key-file)")
-	case !slices.ContainsFunc(view.Members(), func(m Member) bool { return m.Name != backend }):
+	case !underWay && !slices.ContainsFunc(view.Members(), func(m Member) bool { return m.Name != backend }):
 		return nil, refuse("there is no other backend that takes users: alive are %s", aliveNames(view))
 	}
 	users, err := o.users(ctx, view)
 	if err != nil {
 		return nil, err
 	}
+	claim, _ := claim(view.sets, backend)
 	standing := o.config.Director.standing(backend)
-	if standing.State != Drain {
+	if standing.State != Drain && claim != unwanted {
 		standing.State, standing.Actor, standing.Note = Drain, order.Actor, order.Note
 		if err := o.config.Ledger.Stand(ctx, standing); err != nil {
 			return nil, err
 		}
 	}
 	return o.order(ctx, order.task(Evacuate, backend, users[backend]), users)
+}
+
+// evacuable reports whether users can be moved off a backend one by one: it can be asked for their sessions, or will be again.
+func evacuable(view *View, backend string, now time.Time) bool {
+	if _, _, alive := view.Backend(backend); alive {
+		return true
+	}
+	l := view.Loss(backend)
+	return l.Backend.Addr.IsValid() && !l.Final(now)
 }
 
 // Rebalance begins to even out how many users the backends have, or changes how that is done.

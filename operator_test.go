@@ -97,3 +97,61 @@ func TestOrdersThatAreRefused(t *testing.T) {
 		}
 	})
 }
+
+// TestEvacuationsOfBackendsThatEnd holds which backends may be evacuated that are not alive, and what is ordered then.
+func TestEvacuationsOfBackendsThatEnd(t *testing.T) {
+	const removed, planned, gone = 3, 2, 1
+	sets := []director.StatefulSet{{Name: "dovecot-backend", Replicas: 3, Termination: time.Minute}}
+	for name, tc := range map[string]struct {
+		backend  int
+		underWay bool
+		order    director.TaskOrder
+		drained  bool
+		refused  string
+	}{
+		"it terminates and will be back":          {backend: planned, order: director.TaskOrder{Rate: 7}, drained: true},
+		"it is scaled away and still serves":      {backend: removed, order: director.TaskOrder{Rate: 7}},
+		"a pause when its users wait no more":     {backend: gone, underWay: true, order: director.TaskOrder{Rate: 7, Paused: true}, drained: true},
+		"its users wait no more":                  {backend: gone, refused: "the users of one that is lost are moved by themselves"},
+		"nobody has seen it":                      {backend: 9, refused: "no backend dovecot-backend-9 is alive"},
+		"another rate of one that was never seen": {backend: 9, underWay: true, order: director.TaskOrder{Rate: 9}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, newMemory(), obeys)
+				b.Obey(director.Orders{})
+				observe := func(list []director.Backend) {
+					b.Observe(director.Snapshot{Backends: list, StatefulSets: sets, ListsTerminating: true, CurrentAt: time.Now()})
+				}
+				observe(backends(4))
+				observe(with(backends(4), gone, director.Stopping))
+				observe(without(backends(4), gone))
+				time.Sleep(graces.Restart + time.Second)
+				ending := without(backends(4), gone)
+				ending[1].Condition, ending[2].Condition = director.Terminating, director.Terminating
+				observe(ending)
+				book, tasks := &orderBook{}, &errand{}
+				if tc.underWay {
+					tasks.tasks = []director.Task{{Kind: director.Evacuate, Backend: backend(tc.backend).Name}}
+				}
+				o := director.NewOperator(director.OperatorConfig{Director: b.Director, Ledger: book, Tasks: tasks, Sessions: tasks})
+				report, err := o.Evacuate(t.Context(), backend(tc.backend).Name, tc.order)
+				if tc.refused != "" {
+					if err == nil || !strings.Contains(err.Error(), tc.refused) || len(book.standings) > 0 || len(tasks.tasks) > 0 {
+						t.Errorf("%v, %+v, %+v", err, book.standings, tasks.tasks)
+					}
+					return
+				}
+				if err != nil || report.Backend != backend(tc.backend).Name {
+					t.Fatalf("%+v, %v", report, err)
+				}
+				if last := tasks.tasks[len(tasks.tasks)-1]; last.Rate != tc.order.Rate || last.Paused != tc.order.Paused {
+					t.Errorf("%+v", last)
+				}
+				if drained := len(book.standings) > 0; drained != tc.drained {
+					t.Errorf("%+v", book.standings)
+				}
+			})
+		})
+	}
+}

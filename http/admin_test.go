@@ -58,7 +58,7 @@ func (o *operator) Status(_ context.Context, sessions bool) (*director.StatusRep
 		Generation: 3, Users: 10, Elsewhere: 1, PolledSeconds: new(12.5), Doubled: []director.DoubledReport{{User: "ada", Backends: []string{"b0", "b1"}, SinceSeconds: 60}},
 		Backends: []director.BackendReport{
 			{Name: "b0", Address: netip.MustParseAddr("192.0.2.1"), Zone: "z", Condition: "alive", State: director.Drain, Users: 5, Share: 0.5, Fair: 0.25, Sessions: &n, LoggedIn: &n, Actor: "eve@desk", Note: "why"},
-			{Name: "b1", Condition: "lost", State: director.Active, Weight: 1, GraceSeconds: 1.5, Unasked: "it is away"},
+			{Name: "b1", Condition: "lost", State: director.Active, Weight: 1, Leaving: true, GraceSeconds: 1.5, Unasked: "it is away"},
 		},
 		Replicas: []director.ReplicaReport{{Name: "r1", Version: "v1", Generation: 3, Fingerprint: "f", Alive: 1, Lost: 1, SilentSeconds: 0.2, Agrees: true}},
 		Tasks:    []director.TaskReport{someTask},

@@ -168,8 +168,11 @@ func (v *taskVerb) done(ctx context.Context, o directorhttp.Operator, last *dire
 		if e.Subject != director.AboutTask || e.From != last.Backend || !ended {
 			continue
 		}
-		if e.Actor != "" {
+		switch {
+		case e.Actor != "":
 			return nil, fmt.Errorf("%s has ended%s, by %s, with %d of %d users left", last.Name, how, e.Actor, last.Left, last.Total)
+		case how != ": done":
+			return nil, fmt.Errorf("%s has ended%s, with %d of %d users left", last.Name, how, last.Left, last.Total)
 		}
 		break
 	}
