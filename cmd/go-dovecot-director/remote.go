@@ -35,7 +35,7 @@ type console struct {
 
 // operateCommands are the verbs for operators.
 func operateCommands(c console) []*cobra.Command {
-	return append(standCommands(c), evacuateCommand(c), rebalanceCommand(c),
+	return append(standCommands(c), evacuateCommand(c), prestopCommand(c), rebalanceCommand(c),
 		statusCommand(c), userCommand(c), moveCommand(c), kickCommand(c), pinCommand(c), unpinCommand(c), journalCommand(c), forgetReplicaCommand(c))
 }
 

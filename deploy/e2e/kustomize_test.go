@@ -1,10 +1,12 @@
 package e2e_test
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
@@ -24,7 +26,7 @@ import (
 // The manifests can be applied to a namespace that enforces the "restricted" profile, and their parts find each other.
 func TestManifests(t *testing.T) {
 	t.Parallel()
-	for _, folder := range []string{"overlays/example", "overlays/minimal-rbac", "overlays/sessions"} {
+	for _, folder := range []string{"overlays/example", "overlays/minimal-rbac", "overlays/sessions", "overlays/evacuate-on-stop"} {
 		t.Run(folder, func(t *testing.T) {
 			t.Parallel()
 			objects := manifest.Render(t, folder)
@@ -39,7 +41,7 @@ func TestManifests(t *testing.T) {
 					{Verbs: []string{"list", "watch"}, APIGroups: []string{"apps"}, Resources: []string{"statefulsets"}, ResourceNames: []string{"dovecot-backend"}},
 				}
 				switch folder {
-				case "overlays/sessions":
+				case "overlays/sessions", "overlays/evacuate-on-stop":
 					want[1].ResourceNames = append(want[1].ResourceNames, "dovecot-proxy")
 				case "overlays/minimal-rbac":
 					want = []rbacv1.PolicyRule{{Verbs: []string{"get", "list", "watch"}, APIGroups: []string{""}, Resources: []string{"endpoints"}}}
@@ -66,6 +68,9 @@ func wantRestricted(t *testing.T, pods corev1.PodTemplateSpec) {
 		}
 	}
 	for _, c := range pods.Spec.Containers {
+		if c.Name != "director" {
+			continue
+		}
 		if readOnly := c.SecurityContext.ReadOnlyRootFilesystem; readOnly == nil || !*readOnly {
 			t.Errorf("%s: the root file system is writable", c.Name)
 		}
@@ -127,15 +132,7 @@ func wantReferences(t *testing.T, objects []runtime.Object, deployment *appsv1.D
 	if from := container.EnvFrom[0].SecretRef.Name; secrets[from] == nil {
 		t.Errorf("settings come from Secret %q, there are %v", from, slices.Sorted(maps.Keys(secrets)))
 	}
-	for _, mount := range container.VolumeMounts {
-		i := slices.IndexFunc(spec.Volumes, func(v corev1.Volume) bool { return v.Name == mount.Name })
-		secret := secrets[spec.Volumes[i].Secret.SecretName]
-		for _, e := range container.Env {
-			if key, ok := strings.CutPrefix(e.Value, mount.MountPath+"/"); ok && (secret == nil || secret.StringData[key] == "") {
-				t.Errorf("%s is %s, which no Secret has", e.Name, e.Value)
-			}
-		}
-	}
+	wantFiles(t, spec, secrets)
 	ports := map[string]bool{}
 	for _, port := range container.Ports {
 		ports[port.Name] = true
@@ -153,12 +150,105 @@ func wantReferences(t *testing.T, objects []runtime.Object, deployment *appsv1.D
 	}
 }
 
-// Every variable that the manifests set is one of the program's.
+// wantFiles checks that the files which the first container's variables name are in its volumes.
+func wantFiles(t *testing.T, spec corev1.PodSpec, secrets map[string]*corev1.Secret) {
+	t.Helper()
+	files := map[string]bool{}
+	add := func(folder, name string, keys ...corev1.KeyToPath) {
+		secret := secrets[name]
+		if secret == nil {
+			t.Errorf("%s is from Secret %q, there are %v", folder, name, slices.Sorted(maps.Keys(secrets)))
+			return
+		}
+		if keys == nil {
+			for key := range secret.StringData {
+				keys = append(keys, corev1.KeyToPath{Key: key, Path: key})
+			}
+		}
+		for _, k := range keys {
+			files[folder+"/"+k.Path] = secret.StringData[k.Key] != ""
+		}
+	}
+	for _, mount := range spec.Containers[0].VolumeMounts {
+		i := slices.IndexFunc(spec.Volumes, func(v corev1.Volume) bool { return v.Name == mount.Name })
+		switch volume := spec.Volumes[i]; {
+		case volume.Secret != nil:
+			add(mount.MountPath, volume.Secret.SecretName)
+		case volume.Projected != nil:
+			for _, source := range volume.Projected.Sources {
+				add(mount.MountPath, source.Secret.Name, source.Secret.Items...)
+			}
+		}
+	}
+	for _, e := range spec.Containers[0].Env {
+		if strings.HasSuffix(e.Name, "_FILE") && !files[e.Value] {
+			t.Errorf("%s is %s, which no Secret has; there are %v", e.Name, e.Value, slices.Sorted(maps.Keys(files)))
+		}
+	}
+}
+
+// The backends' hook finds the program, the director and what it needs to be let in, and has the time that it takes.
+func TestManifestsOfTheHook(t *testing.T) {
+	t.Parallel()
+	objects := manifest.Render(t, "overlays/evacuate-on-stop")
+	set := manifest.The[*appsv1.StatefulSet](t, objects)
+	deployment := manifest.The[*appsv1.Deployment](t, objects)
+	wantRestricted(t, set.Spec.Template)
+	spec, secrets := set.Spec.Template.Spec, map[string]*corev1.Secret{}
+	for _, s := range manifest.All[*corev1.Secret](objects) {
+		secrets[s.Name] = s
+	}
+	wantFiles(t, spec, secrets)
+	if set.Namespace != "mail" || !slices.ContainsFunc(manifest.All[*corev1.Service](objects), func(s *corev1.Service) bool {
+		return s.Name == set.Spec.ServiceName && labels.SelectorFromSet(s.Spec.Selector).Matches(labels.Set(set.Spec.Template.Labels))
+	}) {
+		t.Errorf("no Service %s in %s selects the backends", set.Spec.ServiceName, set.Namespace)
+	}
+	hook := spec.Containers[0].Lifecycle.PreStop.Exec.Command
+	image := slices.IndexFunc(spec.Volumes, func(v corev1.Volume) bool { return v.Image != nil })
+	mount := slices.IndexFunc(spec.Containers[0].VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == spec.Volumes[image].Name })
+	if program := spec.Containers[0].VolumeMounts[mount].MountPath + "/go-dovecot-director"; hook[0] != program {
+		t.Errorf("the hook runs %s, the image has %s", hook[0], program)
+	}
+	if director := deployment.Spec.Template.Spec.Containers[0].Image; spec.Volumes[image].Image.Reference != director {
+		t.Errorf("the hook's program is from %s, the director from %s", spec.Volumes[image].Image.Reference, director)
+	}
+	if help := runDirector(t, append(slices.Clone(hook[1:2]), "--help")...); !strings.Contains(help, hook[2]) {
+		t.Errorf("%v: the program has no such flag:\n%s", hook, help)
+	}
+	within, err := time.ParseDuration(hook[3])
+	if grace := time.Duration(*spec.TerminationGracePeriodSeconds) * time.Second; err != nil || within+30*time.Second > grace {
+		t.Errorf("the hook may take %s, the pod %s: %v", within, grace, err)
+	}
+	variables := map[string]string{}
+	for _, e := range spec.Containers[0].Env {
+		variables[e.Name] = e.Value
+	}
+	for _, service := range manifest.All[*corev1.Service](objects) {
+		if service.Name != "go-dovecot-director" {
+			continue
+		}
+		i := slices.IndexFunc(service.Spec.Ports, func(p corev1.ServicePort) bool { return p.Name == "admin" })
+		if want := fmt.Sprintf("https://%s:%d", service.Name, service.Spec.Ports[i].Port); variables["ADMIN_URL"] != want {
+			t.Errorf("the hook asks %s, the admin API is at %s", variables["ADMIN_URL"], want)
+		}
+		if len(service.Spec.Ports) != 2 {
+			t.Errorf("the Service's ports are %v", service.Spec.Ports)
+		}
+	}
+	if !slices.ContainsFunc(manifest.The[*networkingv1.NetworkPolicy](t, objects).Spec.Ingress, func(r networkingv1.NetworkPolicyIngressRule) bool {
+		return r.Ports[0].Port.String() == "admin" && labels.SelectorFromSet(r.From[0].PodSelector.MatchLabels).Matches(labels.Set(set.Spec.Template.Labels))
+	}) {
+		t.Error("the backends are not let in")
+	}
+}
+
+// Every variable that the manifests set is one of the program's: of serve, or of the verbs that are run beside it.
 func TestManifestsSetKnownVariables(t *testing.T) {
 	t.Parallel()
-	help := runDirector(t, "serve", "--help")
+	help := runDirector(t, "serve", "--help") + runDirector(t, "status", "--help")
 	var names []string
-	for _, folder := range []string{"overlays/example", "overlays/sessions"} {
+	for _, folder := range []string{"overlays/example", "overlays/sessions", "overlays/evacuate-on-stop"} {
 		objects := manifest.Render(t, folder)
 		for _, secret := range manifest.All[*corev1.Secret](objects) {
 			if secret.Name == "go-dovecot-director" {
