@@ -114,6 +114,11 @@ func (c *Cluster) path(name string) string { return filepath.Join(c.dir, name) }
 // CAFile is the certificate that the API server made for itself.
 func (c *Cluster) CAFile() string { return c.path("certificates/apiserver.crt") }
 
+// Kubectl is a command that runs the kubectl of the same version, as Admin.
+func (c *Cluster) Kubectl() string {
+	return c.program + " kubectl --kubeconfig=" + c.path("kubeconfig")
+}
+
 // Env is what a pod's processes find in their environment.
 func (c *Cluster) Env() []string {
 	return []string{"KUBERNETES_SERVICE_HOST=" + host, fmt.Sprintf("KUBERNETES_SERVICE_PORT=%d", port)}

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"os"
+	"os/exec"
 	"sync"
 	"testing"
 	"time"
@@ -31,6 +33,11 @@ const (
 type Runtime interface {
 	Start(pod *corev1.Pod, addr netip.Addr)
 	Stop(pod *corev1.Pod)
+}
+
+// Hooks is a Runtime whose pods may have preStop hooks: it says how a path in the container is called on this machine.
+type Hooks interface {
+	Path(pod *corev1.Pod, inContainer string) string
 }
 
 // kubelet plays scheduler and kubelet for one namespace: it binds every pod to the node, gives it an address that no pod
@@ -143,6 +150,7 @@ func (k *kubelet) sync(pod *corev1.Pod, s *podState) {
 			case <-k.ctx.Done():
 				return
 			}
+			k.preStop(pod)
 			k.stop(pod, s)
 		}
 		k.insist("delete", pod, func() error {
@@ -160,6 +168,30 @@ func (k *kubelet) sync(pod *corev1.Pod, s *podState) {
 		k.report(pod, s)
 	case s.up:
 		k.report(pod, s)
+	}
+}
+
+// preStop runs the hooks of the pod's containers, for as long as the pod may take to end.
+func (k *kubelet) preStop(pod *corev1.Pod) {
+	hooks, ok := k.runtime.(Hooks)
+	ctx, cancel := context.WithTimeout(k.ctx, time.Duration(*pod.DeletionGracePeriodSeconds)*time.Second)
+	defer cancel()
+	for _, c := range pod.Spec.Containers {
+		if !ok || c.Lifecycle == nil || c.Lifecycle.PreStop == nil || c.Lifecycle.PreStop.Exec == nil {
+			continue
+		}
+		argv := c.Lifecycle.PreStop.Exec.Command
+		cmd := exec.CommandContext(ctx, hooks.Path(pod, argv[0]), argv[1:]...)
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+		for _, e := range c.Env {
+			value := hooks.Path(pod, e.Value)
+			if e.ValueFrom != nil && e.ValueFrom.FieldRef != nil && e.ValueFrom.FieldRef.FieldPath == "metadata.name" {
+				value = pod.Name
+			}
+			cmd.Env = append(cmd.Env, e.Name+"="+value)
+		}
+		out, err := cmd.CombinedOutput()
+		k.log("%s preStop %v: %v\n%s", pod.Name, argv, err, out)
 	}
 }
 

@@ -71,6 +71,7 @@ type site struct {
 	database  string
 	directors []*program.Director
 	rights    *rbacv1.Role
+	operation *operation // nil if operators' orders are not kept
 	*traffic
 
 	mu       sync.Mutex
@@ -84,6 +85,8 @@ type plan struct {
 	replicas int
 	lingers  string
 	settings []string // of the directors
+	operated bool     // operators' orders are kept, and sessions can be ended
+	change   func(*site, *appsv1.StatefulSet)
 }
 
 var sites atomic.Int64
@@ -102,16 +105,28 @@ func newSite(t *testing.T, w *world, p plan) *site {
 	s.must(err)
 	account := s.apply(manifest.Render(t, p.overlay))
 	s.stopPods = w.cluster.RunPods(t, s.namespace, s)
-	_, err = client.AppsV1().StatefulSets(s.namespace).Create(ctx, statefulSet(p.replicas, cmp.Or(p.lingers, lingers)), metav1.CreateOptions{})
-	s.must(err)
-
+	network := dovecot.NewNet(t)
 	s.database = w.database.Database(t)
 	pgtest.Exec(t, s.database, "CREATE TABLE mailbox_username_backend (username varchar(255) PRIMARY KEY, backend varchar(255) NOT NULL, last_ts timestamptz NOT NULL)")
-	network := dovecot.NewNet(t)
+	if p.operated {
+		s.operation = s.operate(network.Addr(101))
+		p.settings = append(slices.Clone(p.settings), s.operation.settings...)
+	}
+	set := statefulSet(p.replicas, cmp.Or(p.lingers, lingers))
+	if p.change != nil {
+		p.change(s, set)
+	}
+	_, err = client.AppsV1().StatefulSets(s.namespace).Create(ctx, set, metav1.CreateOptions{FieldValidation: "Strict"})
+	s.must(err)
+
 	inPod := s.pod(account)
 	env := append(w.cluster.Env(), "NAMESPACE="+s.namespace, "SERVICE="+service)
 	for i := range 2 {
-		s.directors = append(s.directors, program.Start(t, network.Addr(byte(101+i)), env, inPod, append([]string{"--database-url", s.database}, p.settings...)...))
+		settings := append([]string{"--database-url", s.database}, p.settings...)
+		if i > 0 && p.operated {
+			settings = append(settings, "--admin-listen", network.Addr(byte(101+i)).String()+":8082")
+		}
+		s.directors = append(s.directors, program.Start(t, network.Addr(byte(101+i)), env, inPod, settings...))
 	}
 	balancer := balance(t, network.Addr(100), s.directors)
 	proxy := dovecot.StartProxy(t, dovecot.V23, network.Addr(1), dovecot.ProxyConfig{DirectorURL: "http://" + balancer})
@@ -211,14 +226,23 @@ func (s *site) Start(pod *corev1.Pod, addr netip.Addr) {
 		b.Start(s.t)
 		return
 	}
-	b = dovecot.StartBackend(s.t, dovecot.V23, pod.Name, addr, dovecot.DefaultPorts)
+	var settings []string
+	if s.operation != nil {
+		settings = append(settings, s.operation.dovecot)
+	}
+	b = dovecot.StartBackend(s.t, dovecot.V23, pod.Name, addr, dovecot.DefaultPorts, settings...)
 	s.mu.Lock()
 	s.backends[pod.Name] = b
 	s.mu.Unlock()
 }
 
 // Stop kills the Dovecot of a pod.
-func (s *site) Stop(pod *corev1.Pod) { s.backend(pod.Name).Stop() }
+func (s *site) Stop(pod *corev1.Pod) {
+	if s.operation != nil {
+		s.operation.stopping(s, pod.Name)
+	}
+	s.backend(pod.Name).Stop()
+}
 
 func (s *site) backend(name string) *dovecot.Server {
 	s.mu.Lock()

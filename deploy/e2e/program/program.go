@@ -76,11 +76,7 @@ func (o *output) String() string {
 // race. With a wrapper, that is run with the program's path and arguments after its own; it must exec.
 func Start(tb testing.TB, addr netip.Addr, env, wrapper []string, arguments ...string) *Director {
 	tb.Helper()
-	path, err := race()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return start(tb, path, addr, env, wrapper, arguments...)
+	return start(tb, Path(tb), addr, env, wrapper, arguments...)
 }
 
 // StartRelease is Start without the race detector and without a wrapper: for measurements.
@@ -120,14 +116,20 @@ func adminAddr(addr netip.Addr) string {
 	return addr.String() + ":8082"
 }
 
-// Run runs a verb of the program and returns what it prints and its exit code.
-func Run(tb testing.TB, arguments ...string) (stdout, stderr string, code int) {
+// Path is where the program is.
+func Path(tb testing.TB) string {
 	tb.Helper()
 	path, err := race()
 	if err != nil {
 		tb.Fatal(err)
 	}
-	cmd := exec.CommandContext(tb.Context(), path, arguments...)
+	return path
+}
+
+// Run runs a verb of the program and returns what it prints and its exit code.
+func Run(tb testing.TB, arguments ...string) (stdout, stderr string, code int) {
+	tb.Helper()
+	cmd := exec.CommandContext(tb.Context(), Path(tb), arguments...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
