@@ -141,7 +141,7 @@ func (k *Conductor) look(ctx context.Context, tasks []Task) {
 	limited, cancel := context.WithTimeout(ctx, listLimit)
 	defer cancel()
 	task := k.config.Auto
-	plan, err := k.config.balance(limited, task.Slack, k.config.Director.View())
+	plan, _, err := k.config.balance(limited, task.Slack, k.config.Director.View())
 	if task.Total = len(plan.Moves); err == nil && task.Total > 0 {
 		err = k.config.Tasks.Order(limited, task)
 	}
@@ -286,8 +286,9 @@ func (c ConductorConfig) plan(ctx context.Context, t Task, view *View) (plan Pla
 		return plan, 1, errNoSessions
 	}
 	if t.Kind == Rebalance {
-		plan, err = c.balance(ctx, t.Slack, view)
-		return plan, len(plan.Moves), err
+		// It has not ended while some are on their way: who is not moved after all makes room for another.
+		plan, left, err = c.balance(ctx, t.Slack, view)
+		return plan, left + len(plan.Moves), err
 	}
 	if _, _, alive := view.Backend(t.Backend); !alive && view.Loss(t.Backend).Final(c.Director.now()) {
 		return plan, 0, nil // its users are moved as they log in
@@ -332,8 +333,8 @@ func (c ConductorConfig) plan(ctx context.Context, t Task, view *View) (plan Pla
 	return plan, left, nil
 }
 
-// balance plans how to even users out.
-func (c ConductorConfig) balance(ctx context.Context, slack float64, view *View) (Plan, error) {
+// balance plans how to even users out, and counts those who are being moved for that.
+func (c ConductorConfig) balance(ctx context.Context, slack float64, view *View) (plan Plan, moving int, err error) {
 	st := c.Director.state.Load()
 	var names []string
 	for _, m := range st.members {
@@ -344,14 +345,14 @@ func (c ConductorConfig) balance(ctx context.Context, slack float64, view *View)
 	}
 	residents, err := c.Tasks.Residents(ctx, names)
 	if err != nil {
-		return Plan{}, err
+		return plan, 0, err
 	}
 	settled, err := c.Tasks.Settled(ctx, c.Stay)
 	if err != nil {
-		return Plan{}, err
+		return plan, 0, err
 	}
 	if err := c.ask(ctx, view, residents); err != nil {
-		return Plan{}, err
+		return plan, 0, err
 	}
 	rows := make(map[string]string, len(residents)) // as they name the backend
 	for i := range residents {
@@ -359,12 +360,15 @@ func (c ConductorConfig) balance(ctx context.Context, slack float64, view *View)
 		rows[r.User] = r.Backend
 		r.Backend = located(view, r.Backend).Name
 		r.Load, r.Stays = 1, r.Stays || settled[r.User]
+		if r.Moving == Rebalanced {
+			moving++
+		}
 	}
-	plan := Planner{Slack: slack, IdleFirst: true}.Plan(st.members, st.ring, residents)
+	plan = Planner{Slack: slack, IdleFirst: true}.Plan(st.members, st.ring, residents)
 	for i := range plan.Moves {
 		plan.Moves[i].Backend = rows[plan.Moves[i].User]
 	}
-	return plan, nil
+	return plan, moving, nil
 }
 
 // ask finds out who of the residents has no session open on his backend, and fills in what the ring hashes.

@@ -32,6 +32,12 @@ type errand struct {
 	times     []time.Time
 	ended     []string
 	begins    time.Time
+	// slow is how long a move takes. Every third is given up if they are fickle.
+	slow   time.Duration
+	fickle bool
+	moving map[string]director.Move
+	undone map[string]bool
+	atEnd  func() // may be nil
 }
 
 func (e *errand) Lead(context.Context) (bool, error) { return !e.follower, nil }
@@ -59,6 +65,9 @@ func (e *errand) End(_ context.Context, name, _, _ string) (bool, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.ended = append(e.ended, name)
+	if e.atEnd != nil {
+		e.atEnd()
+	}
 	e.tasks = slices.DeleteFunc(e.tasks, func(t director.Task) bool { return t.Name() == name })
 	return true, nil
 }
@@ -68,7 +77,11 @@ func (e *errand) Residents(_ context.Context, backends []string) (residents []di
 	defer e.store.mu.Unlock()
 	for user, row := range e.store.rows {
 		if slices.Contains(backends, row.backend) {
-			residents = append(residents, director.Resident{User: user, Backend: row.backend})
+			r := director.Resident{User: user, Backend: row.backend, Stays: e.undone[user]}
+			if m, ok := e.moving[user]; ok {
+				r.Backend, r.Moving, r.Stays = m.To, m.Reason, true
+			}
+			residents = append(residents, r)
 		}
 	}
 	slices.SortFunc(residents, func(a, b director.Resident) int { return strings.Compare(a.User, b.User) })
@@ -95,8 +108,24 @@ func (e *errand) Begin(_ context.Context, m director.Move, _ time.Duration) (dir
 	}
 	e.mu.Lock()
 	e.begun, e.times = append(e.begun, m), append(e.times, time.Now())
+	fails := e.fickle && len(e.begun)%3 == 0
 	e.mu.Unlock()
-	e.store.put(m.User, m.To)
+	if e.slow == 0 {
+		e.store.put(m.User, m.To)
+		return m, nil
+	}
+	e.store.mu.Lock()
+	defer e.store.mu.Unlock()
+	e.moving[m.User] = m
+	time.AfterFunc(e.slow, func() {
+		if !fails {
+			e.store.put(m.User, m.To)
+		}
+		e.store.mu.Lock()
+		defer e.store.mu.Unlock()
+		delete(e.moving, m.User)
+		e.undone[m.User] = fails
+	})
 	return m, nil
 }
 
@@ -349,6 +378,27 @@ func TestRebalance(t *testing.T) {
 			if e.settled[m.User] || m.To != backend(2).Name || m.Reason != director.Rebalanced {
 				t.Errorf("%+v", m)
 			}
+		}
+	})
+}
+
+// TestRebalanceWaitsForItsMoves holds that it has not ended while users are on their way, and moves others for those who are not moved
+// after all.
+func TestRebalanceWaitsForItsMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &errand{
+			tasks: []director.Task{{Kind: director.Rebalance, Rate: 600}},
+			slow:  20 * time.Second, fickle: true, moving: map[string]director.Move{}, undone: map[string]bool{},
+		}
+		left := -1
+		e.atEnd = func() { left = len(e.moving) }
+		conduct(t, e, 2, crowd(300, 0), 10*time.Minute)
+		on := map[string]int{}
+		for _, row := range e.store.rows {
+			on[row.backend]++
+		}
+		if left != 0 || on[backend(0).Name] != 150 || len(e.begun) <= 150 {
+			t.Errorf("%d were on their way when it ended, %d moves, users are on %v", left, len(e.begun), on)
 		}
 	})
 }

@@ -241,7 +241,7 @@ func (o *Operator) Plan(ctx context.Context, slack float64) (*PlanReport, error)
 		return nil, err
 	}
 	c := ConductorConfig{Director: o.config.Director, Tasks: o.config.Tasks, Sessions: o.config.Sessions, Stay: o.config.Stay}
-	plan, err := c.balance(ctx, slack, view)
+	plan, _, err := c.balance(ctx, slack, view)
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,8 @@ type Resident struct {
 	Idle bool
 	// Stays keeps a user where he is; he counts.
 	Stays bool
+	// Moving is why the user is being moved to Backend, empty if he is not.
+	Moving Reason
 }
 
 // Planner says what to even out, and how far.

@@ -516,9 +516,9 @@ func TestResidents(t *testing.T) {
 
 		var got []string
 		for _, r := range must[[]director.Resident](t)(one.Residents(t.Context(), []string{"b-0", "b-1"})) {
-			got = append(got, fmt.Sprint(r.User, " ", r.Backend, " ", r.Stays))
+			got = append(got, strings.TrimSpace(fmt.Sprint(r.User, " ", r.Backend, " ", r.Stays, " ", r.Moving)))
 		}
-		want := []string{"lost b-1 false", "moved b-1 false", "moving b-1 true", "pinned b-0 false", "stays b-0 false", "undone b-0 true"}
+		want := []string{"lost b-1 false", "moved b-1 false", "moving b-1 true moved", "pinned b-0 false", "stays b-0 false", "undone b-0 true"}
 		if !slices.Equal(got, want) {
 			t.Errorf("residents %q", got)
 		}

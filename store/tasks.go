@@ -116,11 +116,11 @@ func (l *Ledger) Residents(ctx context.Context, backends []string) ([]director.R
 		parameters = append(parameters, b)
 	}
 	var rows []struct {
-		Username, Backend string
-		Stays             bool
+		Username, Backend, Moving string
+		Stays                     bool
 	}
 	if err := l.readSlowly(ctx, &rows, `
-		SELECT m.username, coalesce(v.to_backend, m.backend) AS backend,
+		SELECT m.username, coalesce(v.to_backend, m.backend) AS backend, coalesce(v.reason, '') AS moving,
 			v.id IS NOT NULL OR m.username IN (SELECT username FROM director_journal WHERE subject = 'undone' AND at > {in ?}) AS stays
 		FROM mailbox_username_backend AS m
 		LEFT JOIN director_move AS v ON v.username = m.username AND v.stage <> 'switched' AND v.deadline > {now}
@@ -129,7 +129,7 @@ func (l *Ledger) Residents(ctx context.Context, backends []string) ([]director.R
 	}
 	residents := make([]director.Resident, len(rows))
 	for i, r := range rows {
-		residents[i] = director.Resident{User: r.Username, Backend: r.Backend, Stays: r.Stays}
+		residents[i] = director.Resident{User: r.Username, Backend: r.Backend, Moving: director.Reason(r.Moving), Stays: r.Stays}
 	}
 	return residents, nil
 }
