@@ -102,7 +102,8 @@ func (m *Mover) claim(ctx context.Context, most int) ([]Move, error) {
 
 // carry works at one move until it has ended, or is another's, or ctx ends.
 func (m *Mover) carry(ctx context.Context, move Move) {
-	work := carriage{mover: m, move: move}
+	// Who has held the lookups for long does not say here which replicas have not heard.
+	work := carriage{mover: m, move: move, fresh: move.Stage == MoveBegun}
 	work.evidence.Kicked = -1
 	for ctx.Err() == nil {
 		over, err := work.step(ctx)
@@ -129,18 +130,23 @@ type carriage struct {
 	move     Move
 	evidence Evidence
 	kicked   time.Time
+	// fresh: the store has just said how the move is, and nothing was waited for since.
+	fresh bool
 }
 
-// step takes the next step. Before each the claim is renewed, so that a replica that slept through the end of a move does
-// nothing to the user any more.
+// step takes the next step. Before each the claim is renewed, unless the last one has just done that, so that a replica that slept
+// through the end of a move does nothing to the user any more.
 func (c *carriage) step(ctx context.Context) (over bool, err error) {
 	m := c.mover
 	ctx, cancel := context.WithTimeout(ctx, settle+stepLimit)
 	defer cancel()
 	before := c.move.Stage
-	if c.move, err = m.config.Moves.Renew(ctx, c.move); err != nil {
-		return false, err
+	if !c.fresh {
+		if c.move, err = m.config.Moves.Renew(ctx, c.move); err != nil {
+			return false, err
+		}
 	}
+	c.fresh = false
 	if c.move.Stage != before {
 		c.evidence, c.kicked = Evidence{}, time.Time{}
 	}
@@ -153,6 +159,7 @@ func (c *carriage) step(ctx context.Context) (over bool, err error) {
 	switch step := c.move.Next(c.evidence); step.Verb {
 	case StepHold:
 		c.move, err = m.config.Moves.Hold(ctx, c.move)
+		c.fresh = err == nil
 	case StepWait:
 		m.pause(ctx, step.For)
 		c.evidence.Asked = false
@@ -171,7 +178,7 @@ func (c *carriage) step(ctx context.Context) (over bool, err error) {
 			return true, c.undo(ctx, err.Error())
 		}
 		if err == nil {
-			c.evidence, c.kicked = Evidence{}, time.Time{}
+			c.evidence, c.kicked, c.fresh = Evidence{}, time.Time{}, true
 			m.log.Info("user moved", "user", c.move.User, "from", c.move.From, "to", c.move.To, "reason", c.move.Reason, "actor", c.move.Actor, "note", step.Note)
 		}
 	case StepUndo:

@@ -30,8 +30,9 @@ func (l *Ledger) Follow(ctx context.Context, self func() director.Replica, obey 
 	ticker := time.NewTicker(followEvery)
 	defer ticker.Stop()
 	var f following
+	own := l.following()
 	for {
-		f.follow(ctx, l, self, obey)
+		f.follow(ctx, own, self, obey)
 		pause(ctx, followRest)
 		select {
 		case <-ctx.Done():
@@ -41,6 +42,13 @@ func (l *Ledger) Follow(ctx context.Context, self func() director.Replica, obey 
 		case <-woken:
 		}
 	}
+}
+
+// following is the ledger by the follower's own connection.
+func (l *Ledger) following() *Ledger {
+	own := *l
+	own.in.db = l.in.following
+	return &own
 }
 
 // following is what a follower keeps from one time to the next.

@@ -33,6 +33,8 @@ const (
 // ledgerIn is where a ledger is.
 type ledgerIn struct {
 	db *sqlx.DB
+	// following is for the follower alone: however many moves are under way, the others hear of this replica in time.
+	following *sqlx.DB
 	// slow is for what may take longer.
 	slow    *sqlx.DB
 	dialect dialect
@@ -100,6 +102,15 @@ func (l *Ledger) write(ctx context.Context, do func(*writing) error) error {
 		return l.failed(ctx, err)
 	}
 	return l.failed(ctx, tx.Commit())
+}
+
+// writeOne runs do, which writes with one statement: that is a transaction by itself, in a quarter of the round trips.
+func (l *Ledger) writeOne(ctx context.Context, do func(context.Context, *sqlx.DB) error) error {
+	l.in.writing.Lock()
+	defer l.in.writing.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	return l.failed(ctx, do(ctx, l.in.db))
 }
 
 // failed makes an error for operators. The domain's own errors stay what they are.

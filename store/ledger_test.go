@@ -344,6 +344,56 @@ func TestReplicasThatAreSilent(t *testing.T) {
 	})
 }
 
+// TestFollowersDoNotWaitForMoves has every connection of the movers wait for a lock that somebody else has.
+func TestFollowersDoNotWaitForMoves(t *testing.T) {
+	url := migrated(t, server)
+	b := ledgerBench{
+		open: func(t *testing.T, replica string) *store.DB { return open(t, store.Config{URL: url, Replica: replica}) },
+		exec: func(t *testing.T, statement string) { pgtest.Exec(t, url, statement) },
+	}
+	one, _ := follow(t, b, "replica-1")
+	m := begun(t, one, "ada")
+	db, err := sql.Open("postgres", url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	tx, err := db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	if _, err := tx.Exec(`SELECT id FROM director_move FOR UPDATE`); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var movers sync.WaitGroup
+	defer movers.Wait()
+	defer cancel()
+	for range 200 {
+		movers.Go(func() {
+			for ctx.Err() == nil {
+				_, _ = one.Renew(ctx, m)
+			}
+		})
+	}
+	waiting := func() (n int) {
+		if err := db.QueryRow(`SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%director_move%'`).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	until(t, "all connections of the movers wait", func() bool { return waiting() == 4 })
+	two, _ := follow(t, b, "replica-2")
+	if err := two.Stand(t.Context(), director.Standing{Backend: "b-0", State: director.Drain}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the order is obeyed", func() bool { return len(one.heard().Standings) == 1 })
+	if n := waiting(); n == 0 {
+		t.Error("nobody waits any more")
+	}
+}
+
 // TestJournal holds that every change of a user's backend is there, and nothing else about users.
 func TestJournal(t *testing.T) {
 	overLedgers(t, func(t *testing.T, b ledgerBench) {

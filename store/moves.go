@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/jmoiron/sqlx"
 	director "github.com/k-web-s/go-dovecot-director"
 )
 
@@ -124,27 +127,29 @@ func (l *Ledger) change(ctx context.Context, m director.Move, set, provided stri
 	if provided != "" {
 		provided = " AND " + provided
 	}
-	var r moveRow
-	var unheard []string
-	err := l.write(ctx, func(w *writing) error {
-		err := w.get(&r, `
+	var r struct {
+		moveRow
+		Unheard *string
+	}
+	err := l.writeOne(ctx, func(ctx context.Context, db *sqlx.DB) error {
+		err := db.GetContext(ctx, &r, l.text(`
 			UPDATE director_move SET `+set+`, claimed_until = {in ?}
-			WHERE id = ? AND claimed_by = ?`+provided+` RETURNING `+moveColumns, claimFor.Seconds(), m.ID, l.replica)
+			WHERE id = ? AND claimed_by = ?`+provided+` RETURNING `+moveColumns+`, (
+				SELECT {lines name} FROM director_replica
+				WHERE heard_at <= coalesce(held_at, {now}) AND seen_at > {in ?} AND stage <> 'switched') AS unheard`),
+			claimFor.Seconds(), m.ID, l.replica, -silentFor.Seconds())
 		if errors.Is(err, errNoRow) {
 			return director.ErrMoveOver
 		}
-		if err != nil || r.Stage == string(director.MoveSwitched) {
-			return err
-		}
-		return w.tx.SelectContext(w.ctx, &unheard, l.text(`
-			SELECT name FROM director_replica
-			WHERE heard_at <= coalesce((SELECT held_at FROM director_move WHERE id = ?), {now}) AND seen_at > {in ?} ORDER BY name`), m.ID, -silentFor.Seconds())
+		return err
 	})
 	if err != nil {
 		return m, err
 	}
 	m = r.move()
-	m.Unheard = unheard
+	if r.Unheard != nil {
+		m.Unheard = slices.Sorted(strings.SplitSeq(*r.Unheard, "\n"))
+	}
 	return m, nil
 }
 
@@ -201,8 +206,8 @@ func (l *Ledger) Undo(ctx context.Context, m director.Move, why string) error {
 
 // Finish implements director.Moves.
 func (l *Ledger) Finish(ctx context.Context, m director.Move) error {
-	return l.write(ctx, func(w *writing) error {
-		_, err := w.exec(`DELETE FROM director_move WHERE id = ? AND claimed_by = ? AND stage = 'switched'`, m.ID, l.replica)
+	return l.writeOne(ctx, func(ctx context.Context, db *sqlx.DB) error {
+		_, err := db.ExecContext(ctx, l.text(`DELETE FROM director_move WHERE id = ? AND claimed_by = ? AND stage = 'switched'`), m.ID, l.replica)
 		return err
 	})
 }

@@ -26,6 +26,8 @@ const (
 	maxConnections = readLanes + assignLanes + suspectLanes + 2
 	// orderConnections is how many it holds besides for orders and moves.
 	orderConnections = 4
+	// followConnections is how many its follower has to itself. What asks whether there is a ledger shares them.
+	followConnections = 1
 	// connectLimit is how long connecting to one address may take.
 	connectLimit = time.Second
 	// silenceLimit is how long a server may be silent within a statement. A cancelled context alone does not end a read
@@ -43,6 +45,8 @@ type postgres struct {
 	streaming *sqlx.DB
 	// ordering is for the ledger: operators' orders and moves.
 	ordering *sqlx.DB
+	// following is for the follower of the ledger, who must not wait behind moves.
+	following *sqlx.DB
 	// What is asked all the time.
 	reading, assigning, touching *statement
 	// What is asked in place of the first two once there is a ledger.
@@ -69,6 +73,9 @@ func openPostgres(c Config) (*DB, error) {
 		return nil, err
 	}
 	if p.ordering, err = pool(config, silenceLimit, orderConnections); err != nil {
+		return nil, err
+	}
+	if p.following, err = pool(config, silenceLimit, followConnections); err != nil {
 		return nil, err
 	}
 	preparing := &preparing{log: c.Logger}
@@ -379,7 +386,7 @@ func (p *postgres) probe(ctx context.Context) error {
 
 // findLedger looks whether there is a ledger. If that cannot be known, it is as before.
 func (p *postgres) findLedger(ctx context.Context) (bool, error) {
-	there, err := ledgerInPostgres(ctx, p.ordering)
+	there, err := ledgerInPostgres(ctx, p.following)
 	if err == nil || errors.Is(err, errLedgerDenied) {
 		p.ledgered.Store(there)
 		p.looked.Store(true)
@@ -388,14 +395,14 @@ func (p *postgres) findLedger(ctx context.Context) (bool, error) {
 }
 
 func (p *postgres) ledger() ledgerIn {
-	return ledgerIn{slow: p.patient, db: p.ordering, dialect: inPostgres, find: p.findLedger, there: p.ledgered.Load, notify: `SELECT pg_notify('` + ledgerChannel + `', '')`, writing: unlocked{}, listen: p.listen}
+	return ledgerIn{slow: p.patient, db: p.ordering, following: p.following, dialect: inPostgres, find: p.findLedger, there: p.ledgered.Load, notify: `SELECT pg_notify('` + ledgerChannel + `', '')`, writing: unlocked{}, listen: p.listen}
 }
 
 var errReadOnly = errors.New("the server is read-only: a standby, or default_transaction_read_only is on")
 
 // close ignores errors: connections that are dead already have some, and nothing is lost with them.
 func (p *postgres) close() error {
-	_, _, _, _ = p.db.Close(), p.patient.Close(), p.streaming.Close(), p.ordering.Close()
+	_, _, _, _, _ = p.db.Close(), p.patient.Close(), p.streaming.Close(), p.ordering.Close(), p.following.Close()
 	return nil
 }
 

@@ -24,6 +24,7 @@ import (
 //	{id}         the type of a key that the database counts
 //	{time}       the type of a time
 //	{there}      whether there is the table director_schema
+//	{lines x}    all x of a group, one a line
 //	{skip}       pass over rows that somebody else has locked
 type dialect func(word, argument string) string
 
@@ -57,6 +58,8 @@ func inPostgres(word, argument string) string {
 		return "timestamptz"
 	case "there":
 		return "to_regclass('director_schema') IS NOT NULL"
+	case "lines":
+		return "string_agg(" + argument + `, E'\n')`
 	case "skip":
 		return "FOR UPDATE SKIP LOCKED"
 	}
@@ -83,6 +86,8 @@ func inSQLite(word, argument string) string {
 		return "integer"
 	case "there":
 		return "EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'director_schema')"
+	case "lines":
+		return "group_concat(" + argument + ", char(10))"
 	case "skip":
 		return ""
 	}

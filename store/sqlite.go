@@ -144,7 +144,7 @@ func (s *sqliteDB) findLedger(ctx context.Context) (bool, error) {
 }
 
 func (s *sqliteDB) ledger() ledgerIn {
-	return ledgerIn{slow: s.db, db: s.db, dialect: inSQLite, find: s.findLedger, there: s.ledgered.Load, writing: &s.write}
+	return ledgerIn{slow: s.db, db: s.db, following: s.db, dialect: inSQLite, find: s.findLedger, there: s.ledgered.Load, writing: &s.write}
 }
 
 func (s *sqliteDB) close() error { return s.db.Close() }
