@@ -21,6 +21,8 @@ type platform struct {
 	endpoints endpointsFile
 	backends  []*dovecot.Server
 	proxies   []*proxy
+	// released has directors without the race detector.
+	released bool
 }
 
 // proxy is a Dovecot proxy and the director that it asks.
@@ -45,16 +47,29 @@ func newBackends(t *testing.T, ports dovecot.Ports, settings ...string) *platfor
 	t.Helper()
 	p := &platform{net: dovecot.NewNet(t), endpoints: endpointsFile{filepath.Join(t.TempDir(), "endpoints.yaml")}}
 	p.database = startDatabase(t)
-	for i, version := range []dovecot.Version{dovecot.V23, dovecot.V24, dovecot.V23} {
-		p.backends = append(p.backends, dovecot.StartBackend(t, version, fmt.Sprintf("b%d", i), p.net.Addr(byte(11+i)), ports, settings...))
+	for _, version := range []dovecot.Version{dovecot.V23, dovecot.V24, dovecot.V23} {
+		p.addBackend(t, version, ports, settings...)
 	}
 	return p
+}
+
+// addBackend starts one more backend. The directors know of it when the endpoints are written again.
+func (p *platform) addBackend(t *testing.T, version dovecot.Version, ports dovecot.Ports, settings ...string) {
+	t.Helper()
+	n := len(p.backends)
+	p.backends = append(p.backends, dovecot.StartBackend(t, version, fmt.Sprintf("b%d", n), p.net.Addr(byte(11+n)), ports, settings...))
 }
 
 // addProxy starts a director at host 100+n and a proxy at host n of the platform's network.
 func (p *platform) addProxy(t *testing.T, version dovecot.Version, n byte, c dovecot.ProxyConfig, arguments ...string) *proxy {
 	t.Helper()
-	d := program.Start(t, p.net.Addr(100+n), nil, nil, append([]string{"--endpoints-file", p.endpoints.path, "--database-url", p.database.url}, arguments...)...)
+	arguments = append([]string{"--endpoints-file", p.endpoints.path, "--database-url", p.database.url}, arguments...)
+	var d *program.Director
+	if p.released {
+		d = program.StartRelease(t, p.net.Addr(100+n), arguments...)
+	} else {
+		d = program.Start(t, p.net.Addr(100+n), nil, nil, arguments...)
+	}
 	c.DirectorURL = d.URL()
 	added := &proxy{director: d, Server: dovecot.StartProxy(t, version, p.net.Addr(n), c)}
 	p.proxies = append(p.proxies, added)
