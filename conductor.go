@@ -3,6 +3,7 @@ package director
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"slices"
@@ -184,7 +185,7 @@ func (k *Conductor) work(ctx context.Context, t Task) {
 		case errors.Is(err, ErrNotQuiet):
 			continue // his turn comes with the next list
 		case err != nil:
-			k.complain(t, l, err)
+			k.complain(ctx, t, l, err)
 			l.users = nil
 			return
 		}
@@ -233,19 +234,23 @@ func (k *Conductor) renew(ctx context.Context, t Task, l *list) (ok bool) {
 	}
 	if err != nil {
 		l.users = nil
-		k.complain(t, l, err)
+		k.complain(ctx, t, l, err)
 		return false
 	}
 	plan, left, err := k.config.plan(limited, t, view)
 	if err != nil {
 		l.users = nil // the backend may have ended: users would be held for moves that come to nothing
-		k.complain(t, l, err)
+		k.complain(ctx, t, l, err)
 		return false
 	}
 	budget := len(plan.Moves)
 	if t.Kind == Rebalance {
-		if budget, err = k.budget(limited); err != nil {
-			k.complain(t, l, err)
+		if budget, err = k.budget(limited); err == nil && budget == 0 && len(plan.Moves) > 0 {
+			err = refuse("the %d users who may be moved for balance in an hour (--rebalance-budget) have been moved", k.config.Budget)
+		}
+		if err != nil {
+			l.users = nil
+			k.complain(ctx, t, l, err)
 			return false
 		}
 	}
@@ -257,9 +262,6 @@ func (k *Conductor) renew(ctx context.Context, t Task, l *list) (ok bool) {
 			delete(k.lists, t.Name())
 		}
 		return false
-	}
-	if len(l.users) == 0 && len(plan.Moves) > 0 {
-		k.complain(t, l, refuse("the %d users who may be moved for balance in an hour have been moved", k.config.Budget))
 	}
 	return len(l.users) > 0
 }
@@ -273,10 +275,16 @@ func (k *Conductor) budget(ctx context.Context) (int, error) {
 	return max(0, k.config.Budget-moved), err
 }
 
-func (k *Conductor) complain(t Task, l *list, err error) {
-	if l.complained != err.Error() {
-		l.complained = err.Error()
-		k.log.Warn("a task cannot go on; it is tried again", "task", t.Name(), "error", err)
+// complain tells, once, why a task does not go on: in the log, and in the journal, where operators see it whichever replica they ask.
+func (k *Conductor) complain(ctx context.Context, t Task, l *list, err error) {
+	if l.complained == err.Error() {
+		return
+	}
+	l.complained = err.Error()
+	k.log.Warn("a task cannot go on; it is tried again", "task", t.Name(), "error", err)
+	note := fmt.Sprintf("%s cannot go on, it is tried again: %v", t.Name(), err)
+	if err := k.config.Tasks.Note(ctx, Entry{Subject: AboutTask, From: t.Backend, Note: note}); err != nil {
+		k.log.Debug("the journal could not be written", "error", err)
 	}
 }
 

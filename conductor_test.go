@@ -31,6 +31,7 @@ type errand struct {
 	begun     []director.Move
 	times     []time.Time
 	ended     []string
+	notes     []string
 	begins    time.Time
 	// slow is how long a move takes. Every third is given up if they are fickle.
 	slow   time.Duration
@@ -92,6 +93,13 @@ func (e *errand) Balanced(context.Context, time.Duration) (int, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return len(e.begun), nil
+}
+
+func (e *errand) Note(_ context.Context, n director.Entry) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.notes = append(e.notes, n.Note)
+	return nil
 }
 
 func (e *errand) Replicas(context.Context) ([]director.Replica, error) {
@@ -349,6 +357,9 @@ func TestTasksThatWait(t *testing.T) {
 				log := conduct(t, e, 3, crowd(10, 0), 5*time.Minute, tc.config)
 				if len(e.begun) > 0 || len(e.ended) > 0 {
 					t.Errorf("%d moves, ended %v", len(e.begun), e.ended)
+				}
+				if len(e.notes) != min(1, len(tc.logged)) || tc.logged != "" && !strings.Contains(e.notes[0], tc.logged) {
+					t.Errorf("journal: %q", e.notes)
 				}
 				if !strings.Contains(log, tc.logged) || strings.Count(log, "\n") != min(1, len(tc.logged)) {
 					t.Errorf("log: %s", log)

@@ -82,6 +82,8 @@ type Tasks interface {
 	Balanced(ctx context.Context, within time.Duration) (int, error)
 	// Replicas returns those that have been heard of in the last hour.
 	Replicas(ctx context.Context) ([]Replica, error)
+	// Note writes an entry into the journal.
+	Note(ctx context.Context, e Entry) error
 	// Begin begins a move, as of Ledger.
 	Begin(ctx context.Context, m Move, deadline time.Duration) (Move, error)
 }

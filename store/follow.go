@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"math"
 	"time"
 
 	director "github.com/k-web-s/go-dovecot-director"
@@ -53,15 +54,29 @@ func (l *Ledger) following() *Ledger {
 
 // following is what a follower keeps from one time to the next.
 type following struct {
-	heard  float64 // as of when this replica obeys, in seconds of Unix time of the database
-	signed bool    // the replica is in the table
+	found  time.Time // when the tables were there; zero if they have to be looked for
+	heard  float64   // as of when this replica obeys, in seconds of Unix time of the database
+	said   float64   // what the table says of that, unless somebody else has written there
+	signed bool      // the replica is in the table
+	shared time.Time // when another director was seen to use this replica's name
 	tidied time.Time
 }
 
-func (f *following) follow(ctx context.Context, l *Ledger, self func() director.Replica, obey func(director.Orders)) {
-	limit, cancel := context.WithTimeout(ctx, callLimit)
+// look reports whether the tables are there. They seldom come and go, and what is asked of them fails if they have gone.
+func (f *following) look(ctx context.Context, l *Ledger) (there bool, err error) {
+	if time.Since(f.found) < findEvery {
+		return true, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
-	there, err := l.in.find(limit)
+	if there, err = l.in.find(ctx); err == nil && there {
+		f.found = time.Now()
+	}
+	return there, err
+}
+
+func (f *following) follow(ctx context.Context, l *Ledger, self func() director.Replica, obey func(director.Orders)) {
+	there, err := f.look(ctx, l)
 	switch {
 	case err != nil && ctx.Err() == nil:
 		if errors.Is(err, errLedgerDenied) {
@@ -75,15 +90,14 @@ func (f *following) follow(ctx context.Context, l *Ledger, self func() director.
 		obey(director.Orders{})
 		return
 	}
-	at, err := l.signOn(ctx, self(), f.heard)
+	at, err := f.signOn(ctx, l, self())
 	if err != nil {
-		l.troubled(ctx, err)
+		f.troubled(ctx, l, err)
 		return
 	}
-	f.signed = true
 	orders, err := l.orders(ctx)
 	if err != nil {
-		l.troubled(ctx, err)
+		f.troubled(ctx, l, err)
 		return
 	}
 	obey(orders)
@@ -91,8 +105,8 @@ func (f *following) follow(ctx context.Context, l *Ledger, self func() director.
 	f.heard = at
 	if first {
 		// Movers wait for a replica that has not heard; it does not have to wait for its next turn to say so.
-		if _, err := l.signOn(ctx, self(), f.heard); err != nil {
-			l.troubled(ctx, err)
+		if _, err := f.signOn(ctx, l, self()); err != nil {
+			f.troubled(ctx, l, err)
 		}
 	}
 	if now := time.Now(); now.Sub(f.tidied) >= tidyEvery {
@@ -103,7 +117,8 @@ func (f *following) follow(ctx context.Context, l *Ledger, self func() director.
 	}
 }
 
-func (l *Ledger) troubled(ctx context.Context, err error) {
+func (f *following) troubled(ctx context.Context, l *Ledger, err error) {
+	f.found = time.Time{} // the tables may have gone
 	if ctx.Err() == nil && l.db.health.err() == nil {
 		l.db.log.Warn("operators' orders cannot be followed; the last ones are in force, and moves wait for this replica", "error", err)
 	}
@@ -120,22 +135,47 @@ func (l *Ledger) orders(ctx context.Context) (director.Orders, error) {
 }
 
 // signOn says that the replica is there, and obeys the orders as they were at a time. It returns the time now; what was committed before
-// is seen by whoever reads afterwards.
-func (l *Ledger) signOn(ctx context.Context, r director.Replica, heard float64) (now float64, err error) {
+// is seen by whoever reads afterwards. If two directors use one name, each would vouch for the other: then nobody has heard of anything.
+func (f *following) signOn(ctx context.Context, l *Ledger, r director.Replica) (now float64, err error) {
+	say := f.heard
 	err = l.write(ctx, func(w *writing) error {
+		var said float64
+		err := w.get(&said, `SELECT {unix heard_at} FROM director_replica WHERE name = ?`, l.replica)
+		if err != nil && !errors.Is(err, errNoRow) {
+			return err
+		}
+		if f.signed && err == nil && math.Abs(said-f.said) > rounding {
+			f.clash(l)
+		}
+		if time.Since(f.shared) < clashFor {
+			say = 0
+		}
 		return w.get(&now, `
 			INSERT INTO director_replica (name, version, generation, fingerprint, alive, lost, seen_at, heard_at) VALUES (?, ?, ?, ?, ?, ?, {now}, {at ?})
 			ON CONFLICT (name) DO UPDATE SET version = excluded.version, generation = excluded.generation, fingerprint = excluded.fingerprint,
 				alive = excluded.alive, lost = excluded.lost, seen_at = excluded.seen_at, heard_at = excluded.heard_at
 			RETURNING {unix seen_at} AS now`,
-			l.replica, r.Version, int64(r.Generation), r.Fingerprint, r.Alive, r.Lost, heard)
+			l.replica, r.Version, int64(r.Generation), r.Fingerprint, r.Alive, r.Lost, say)
 	})
+	// A statement that failed may have been carried out all the same.
+	f.said, f.signed = say, err == nil
 	return now, err
+}
+
+func (f *following) clash(l *Ledger) {
+	if time.Since(f.shared) >= clashFor {
+		l.db.log.Error("another director uses this replica's name: until each has a name of its own (--replica-name) nobody is moved, since it cannot be known whether both have heard of it", "replica", l.replica)
+	}
+	f.shared = time.Now()
 }
 
 // signOff says that the replica ends by itself: it serves nobody from memory any more.
 func (l *Ledger) signOff(ctx context.Context) {
 	err := l.write(ctx, func(w *writing) error {
+		// Its mover has ended before: others need not wait until its claims have run out.
+		if _, err := w.exec(`UPDATE director_move SET claimed_until = {now} WHERE claimed_by = ?`, l.replica); err != nil {
+			return err
+		}
 		_, err := w.exec(`DELETE FROM director_replica WHERE name = ?`, l.replica)
 		return err
 	})
@@ -144,15 +184,22 @@ func (l *Ledger) signOff(ctx context.Context) {
 	}
 }
 
-// tidy removes what is too old to matter.
+// tidy removes what is too old to matter, some at a time.
 func (l *Ledger) tidy(ctx context.Context) error {
-	return l.write(ctx, func(w *writing) error {
-		if _, err := w.exec(`DELETE FROM director_journal WHERE at < {in ?}`, -l.keep.Seconds()); err != nil {
+	for {
+		var removed int64
+		err := l.write(ctx, func(w *writing) (err error) {
+			removed, err = w.exec(`DELETE FROM director_journal WHERE id IN (SELECT id FROM director_journal WHERE at < {in ?} ORDER BY at LIMIT ?)`, -l.keep.Seconds(), tidyBatch)
+			if err != nil {
+				return err
+			}
+			_, err = w.exec(`DELETE FROM director_replica WHERE seen_at < {in ?}`, -silentFor.Seconds())
+			return err
+		})
+		if err != nil || removed < tidyBatch {
 			return err
 		}
-		_, err := w.exec(`DELETE FROM director_replica WHERE seen_at < {in ?}`, -silentFor.Seconds())
-		return err
-	})
+	}
 }
 
 // listen waits for notifications. Where there are none, as through a pooler, the follower finds out by itself.

@@ -24,8 +24,15 @@ const (
 	// silentFor is how long a replica may have been silent and still serve users as it remembers them. After that it does not count
 	// any more. It is the policy's bound for remembered users.
 	silentFor = time.Hour + 10*time.Second
-	// tidyEvery is how often what is too old is removed.
+	// findEvery is how often it is looked whether the tables are there when nothing says that they are not.
+	findEvery = 30 * time.Second
+	// clashFor is how long a replica vouches for nothing after it has seen another one use its name; rounding is by how many seconds the
+	// database may write a time otherwise than it was told.
+	clashFor = time.Minute
+	rounding = 0.002
+	// tidyEvery is how often what is too old is removed, tidyBatch how many entries at once.
 	tidyEvery = 10 * time.Minute
+	tidyBatch = 2000
 	// ledgerChannel is the channel of notifications.
 	ledgerChannel = "go_dovecot_director"
 )

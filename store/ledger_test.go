@@ -344,6 +344,40 @@ func TestReplicasThatAreSilent(t *testing.T) {
 	})
 }
 
+// TestReplicasOfOneName holds that nobody is moved while two directors use one name: each would vouch for what the other has not heard.
+func TestReplicasOfOneName(t *testing.T) {
+	overLedgers(t, func(t *testing.T, b ledgerBench) {
+		one, _ := follow(t, b, "replica-1")
+		follow(t, b, "same")
+		m := must[director.Move](t)(one.Hold(t.Context(), begun(t, one, "ada")))
+		until(t, "all have heard", func() bool {
+			m = must[director.Move](t)(one.Renew(t.Context(), m))
+			return len(m.Unheard) == 0
+		})
+		follow(t, b, "same")
+		until(t, "the two are noticed", func() bool {
+			m = must[director.Move](t)(one.Renew(t.Context(), m))
+			return slices.Equal(m.Unheard, []string{"same"})
+		})
+	})
+}
+
+// TestClaimsEndWithTheReplica holds that moves of a replica which ends by itself can be taken over at once.
+func TestClaimsEndWithTheReplica(t *testing.T) {
+	overLedgers(t, func(t *testing.T, b ledgerBench) {
+		one, stop := follow(t, b, "replica-1")
+		two, _ := follow(t, b, "replica-2")
+		begun(t, one, "ada")
+		if moves := must[[]director.Move](t)(two.Claim(t.Context(), 10)); len(moves) > 0 {
+			t.Errorf("claimed from under its replica: %+v", moves)
+		}
+		stop()
+		if moves := must[[]director.Move](t)(two.Claim(t.Context(), 10)); len(moves) != 1 || moves[0].User != "ada" {
+			t.Errorf("claimed after its replica has ended: %+v", moves)
+		}
+	})
+}
+
 // TestFollowersDoNotWaitForMoves has every connection of the movers wait for a lock that somebody else has.
 func TestFollowersDoNotWaitForMoves(t *testing.T) {
 	url := migrated(t, server)

@@ -26,6 +26,8 @@ const (
 	maxConnections = readLanes + assignLanes + suspectLanes + 2
 	// orderConnections is how many it holds besides for orders and moves.
 	orderConnections = 4
+	// patientConnections is how many it holds besides for what may take longer than a lookup.
+	patientConnections = 2
 	// followConnections is how many its follower has to itself. What asks whether there is a ledger shares them.
 	followConnections = 1
 	// connectLimit is how long connecting to one address may take.
@@ -39,7 +41,7 @@ const (
 // PgBouncer in transaction pooling.
 type postgres struct {
 	db *sqlx.DB
-	// patient is for what may take longer than a lookup.
+	// patient is for what may take longer than a lookup. An operator who looks does not hold up who counts users at a failover.
 	patient *sqlx.DB
 	// streaming is for reading all rows.
 	streaming *sqlx.DB
@@ -66,7 +68,7 @@ func openPostgres(c Config) (*DB, error) {
 	if p.db, err = pool(config, silenceLimit, maxConnections); err != nil {
 		return nil, err
 	}
-	if p.patient, err = pool(config, countLimit, 1); err != nil {
+	if p.patient, err = pool(config, countLimit, patientConnections); err != nil {
 		return nil, err
 	}
 	if p.streaming, err = pool(config, streamSilence, 1); err != nil {
