@@ -66,8 +66,14 @@ type Client struct {
 	log           *slog.Logger
 	places        chan struct{} // one for each server that is being asked
 
+	// life is what searches live for, which are shared; Close ends it, and waits for those that are running.
+	life    context.Context
+	end     context.CancelFunc
+	running sync.WaitGroup
+
 	mu       sync.Mutex
 	versions map[netip.AddrPort]version // of proxies
+	searches map[server]*search         // the next one of each server that is being asked
 }
 
 var _ director.Sessions = (*Client)(nil)
@@ -79,7 +85,9 @@ func New(config Config) *Client {
 		authorization: "X-Dovecot-API " + base64.StdEncoding.EncodeToString([]byte(config.Key)),
 		maskable:      config.Canonical == nil || config.CaseOnly,
 		versions:      make(map[netip.AddrPort]version),
+		searches:      make(map[server]*search),
 	}
+	c.life, c.end = context.WithCancel(context.Background())
 	if c.timeout <= 0 {
 		c.timeout = defaultTimeout
 	}
@@ -99,19 +107,20 @@ func New(config Config) *Client {
 	return c
 }
 
-// Close closes idle connections. The client can be used after it.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+// Close ends what is under way, and closes idle connections. The client cannot be used after it.
+func (c *Client) Close() {
+	c.end()
+	c.running.Wait()
+	c.http.CloseIdleConnections()
+}
 
 // Who returns all sessions that are open on a backend.
 func (c *Client) Who(ctx context.Context, backend director.Backend) ([]director.Session, error) {
-	return c.who(ctx, backend, nil)
-}
-
-// Find returns the sessions on a backend of the user with that canonical name. For a name that Dovecot would take for a pattern, or
-// knows in another form, it lists all sessions.
-func (c *Client) Find(ctx context.Context, backend director.Backend, user string) ([]director.Session, error) {
-	sessions, err := c.who(ctx, backend, c.masks(user))
-	return slices.DeleteFunc(sessions, func(s director.Session) bool { return !c.is(s.User, user) }), err
+	s, err := c.server(backend)
+	if err != nil {
+		return nil, err
+	}
+	return c.who(ctx, s, nil)
 }
 
 // masks asks for one user, or for all if he cannot be asked for.
@@ -132,13 +141,9 @@ func (c *Client) is(name, user string) bool {
 }
 
 // who lists sessions, one by one: 2.3 breaks the list of several users otherwise. Without masks it lists all.
-func (c *Client) who(ctx context.Context, backend director.Backend, masks []string) ([]director.Session, error) {
-	s, err := c.server(backend)
-	if err != nil {
-		return nil, err
-	}
+func (c *Client) who(ctx context.Context, s server, masks []string) ([]director.Session, error) {
 	var sessions []director.Session
-	err = c.at(ctx, s, func(ctx context.Context) error {
+	err := c.at(ctx, s, func(ctx context.Context) error {
 		rows, err := c.list(ctx, s, "who", masks)
 		if err == nil {
 			err = needs(rows, "username", "service", "ip")
