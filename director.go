@@ -50,6 +50,8 @@ type Config struct {
 	// Load tells what is known of a mapped user's sessions and of those of all backends, nil when nothing is; for evening
 	// out. May be nil.
 	Load func(user string) *Load
+	// Tally counts; may be nil.
+	Tally Tally
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 	// After is the timer of lookups that wait for the view; nil is time.After.
@@ -68,6 +70,7 @@ type Director struct {
 	now     func() time.Time
 	after   func(time.Duration) <-chan time.Time
 	log     *slog.Logger
+	tally   Tally
 	known   *lastKnown
 	state   atomic.Pointer[state]
 	counts  atomic.Pointer[counts]
@@ -114,6 +117,7 @@ func New(config Config) *Director {
 		now:     config.Now,
 		after:   config.After,
 		log:     config.Logger,
+		tally:   config.Tally,
 		known:   newLastKnown(config.Remember, config.Hash),
 		recount: make(chan struct{}, 1),
 		pacer:   pacer{storm: config.Storm},
@@ -127,6 +131,9 @@ func New(config Config) *Director {
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
+	}
+	if d.tally == nil {
+		d.tally = untold{}
 	}
 	d.state.Store(&state{changed: make(chan struct{})})
 	d.orders.Store(&orders{})
@@ -189,7 +196,9 @@ func (d *Director) publish() {
 	members := view.Members()
 	next := &state{view: view, ring: old.ring, members: members, changed: make(chan struct{})}
 	if old.ring == nil || !slices.Equal(old.members, members) {
+		begun := d.now()
 		next.ring = d.config.BuildRing(members)
+		d.tally.RingBuilt(d.now().Sub(begun))
 	}
 	d.state.Store(next)
 	close(old.changed)
@@ -346,10 +355,13 @@ func (d *Director) assign(ctx context.Context, user string, decision Decision, f
 		return true
 	}
 	d.known.learn(user, m.Backend, f.Now)
+	d.tally.Assigned(decision.Reason)
 	switch decision.Reason {
 	case Placed:
+		d.tally.Moved(Placed)
 		d.log.Info("user moved from a lost backend", "user", user, "from", decision.From, "to", decision.Backend, "reason", decision.Reason)
 	case Evened:
+		d.tally.Moved(Evened)
 		d.log.Info("user without a session moved from a crowded backend", "user", user, "from", decision.From, "to", decision.Backend, "reason", decision.Reason)
 	default:
 		d.log.Debug("user mapped", "user", user, "from", decision.From, "to", decision.Backend, "reason", decision.Reason)

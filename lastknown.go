@@ -20,6 +20,7 @@ type lastKnown struct {
 	locks   [64]sync.Mutex // of the buckets, each of every 64th
 	buckets []bucket
 	names   atomic.Pointer[names]
+	size    atomic.Int64 // how many users are remembered
 }
 
 // bucket is as large as a line of a processor's cache.
@@ -78,6 +79,9 @@ func (l *lastKnown) learn(user, backend string, now time.Time) {
 			oldest = e
 		}
 	}
+	if oldest.at == 0 {
+		l.size.Add(1)
+	}
 	*oldest = rememberedEntry{hash: hash, at: uint32(now.Unix()), backend: name}
 }
 
@@ -108,7 +112,8 @@ func (l *lastKnown) forget(user string) {
 	lock.Lock()
 	defer lock.Unlock()
 	for i := range bucket {
-		if bucket[i].hash == hash {
+		if bucket[i].hash == hash && bucket[i].at != 0 {
+			l.size.Add(-1)
 			bucket[i] = rememberedEntry{}
 		}
 	}

@@ -78,7 +78,8 @@ func TestNextStep(t *testing.T) {
 // mailbox is a world of one user: where his row is, his sessions on both backends, and his move. It implements Moves and
 // Sessions, and notes when two backends serve him.
 type mailbox struct {
-	t *testing.T
+	t    *testing.T
+	told tally
 
 	mu        sync.Mutex
 	mapped    string
@@ -240,7 +241,7 @@ func (m *mover) Cut(context.Context, netip.Addr, string) (int, error) {
 func newMailbox(t *testing.T, sessions int) *mailbox {
 	return &mailbox{
 		t: t, mapped: "b-0", sessions: map[string]int{"b-0": sessions}, answers: true, deadline: time.Now().Add(director.MoveDeadline),
-		move: &director.Move{ID: 1, User: "ada", From: "b-0", To: "b-1", Stage: director.MoveBegun},
+		move: &director.Move{ID: 1, User: "ada", From: "b-0", To: "b-1", Stage: director.MoveBegun, Reason: director.Evacuated},
 	}
 }
 
@@ -267,7 +268,7 @@ func moveAll(t *testing.T, box *mailbox) {
 		if i == 0 {
 			replica.cancel = crash
 		}
-		m := director.NewMover(director.MoverConfig{Moves: replica, Sessions: replica, View: view})
+		m := director.NewMover(director.MoverConfig{Moves: replica, Sessions: replica, View: view, Tally: &box.told})
 		running.Go(func() {
 			if err := m.Run(ctx); err != nil {
 				t.Error(err)
@@ -308,6 +309,11 @@ func TestMoverMoves(t *testing.T) {
 				moveAll(t, box)
 				if box.mapped != tc.mapped || box.move != nil || !strings.Contains(box.undone, tc.undone) || (box.undone == "") != (tc.undone == "") {
 					t.Errorf("mapped to %s, move %+v, undone %q", box.mapped, box.move, box.undone)
+				}
+				if tc.undone == "" {
+					box.told.is(t, "moved evacuated")
+				} else {
+					box.told.is(t, "undone evacuated")
 				}
 				if force := name == "no answer, forced"; force != (box.cuts == 1) {
 					t.Errorf("cut %d times", box.cuts)

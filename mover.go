@@ -24,6 +24,8 @@ type MoverConfig struct {
 	Sessions Sessions
 	// View returns what is known of the backends.
 	View func() *View
+	// Tally counts; may be nil.
+	Tally Tally
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 	// After is the timer; nil is time.After.
@@ -36,6 +38,7 @@ type MoverConfig struct {
 type Mover struct {
 	config MoverConfig
 	log    *slog.Logger
+	tally  Tally
 	now    func() time.Time
 	after  func(time.Duration) <-chan time.Time
 	wake   chan struct{}
@@ -43,7 +46,7 @@ type Mover struct {
 
 // NewMover returns a Mover. Run starts it.
 func NewMover(c MoverConfig) *Mover {
-	m := &Mover{config: c, log: c.Logger, now: c.Now, after: c.After, wake: make(chan struct{}, 1)}
+	m := &Mover{config: c, log: c.Logger, tally: c.Tally, now: c.Now, after: c.After, wake: make(chan struct{}, 1)}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}
@@ -52,6 +55,9 @@ func NewMover(c MoverConfig) *Mover {
 	}
 	if m.after == nil {
 		m.after = time.After
+	}
+	if m.tally == nil {
+		m.tally = untold{}
 	}
 	return m
 }
@@ -179,6 +185,7 @@ func (c *carriage) step(ctx context.Context) (over bool, err error) {
 		}
 		if err == nil {
 			c.evidence, c.kicked, c.fresh = Evidence{}, time.Time{}, true
+			m.tally.Moved(c.move.Reason)
 			m.log.Info("user moved", "user", c.move.User, "from", c.move.From, "to", c.move.To, "reason", c.move.Reason, "actor", c.move.Actor, "note", step.Note)
 		}
 	case StepUndo:
@@ -191,7 +198,11 @@ func (c *carriage) step(ctx context.Context) (over bool, err error) {
 
 func (c *carriage) undo(ctx context.Context, why string) error {
 	c.mover.log.Warn("a move was given up; the user stays where he was", "user", c.move.User, "from", c.move.From, "to", c.move.To, "reason", c.move.Reason, "why", why)
-	return c.mover.config.Moves.Undo(ctx, c.move, why)
+	err := c.mover.config.Moves.Undo(ctx, c.move, why)
+	if err == nil {
+		c.mover.tally.Undone(c.move.Reason)
+	}
+	return err
 }
 
 var errNoSessions = errors.New("backends cannot be asked for sessions: no doveadm key is configured")

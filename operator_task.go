@@ -184,13 +184,7 @@ func (o *Operator) tasks(ctx context.Context, users map[string]int) ([]TaskRepor
 	tasks, err := o.config.Tasks.Tasks(ctx)
 	reports := make([]TaskReport, len(tasks))
 	for i, t := range tasks {
-		left := t.Total
-		switch {
-		case t.Kind == Evacuate:
-			left = users[t.Backend]
-		case users != nil:
-			left = min(left, excess(o.config.Director.state.Load().members, users, t.Slack))
-		}
+		left := t.left(o.config.Director.state.Load().members, users)
 		rate := t.PerMinute(left)
 		reports[i] = TaskReport{
 			Name: t.Name(), Kind: t.Kind, Backend: t.Backend, Paused: t.Paused, Rate: rate, Left: left, Total: t.Total, Slack: t.Slack, RunningSeconds: rounded(t.Age),
@@ -198,6 +192,17 @@ func (o *Operator) tasks(ctx context.Context, users map[string]int) ([]TaskRepor
 		}
 	}
 	return reports, err
+}
+
+// left is how many users a task has to move still, given how many the backends have.
+func (t Task) left(members []Member, users map[string]int) int {
+	switch {
+	case t.Kind == Evacuate:
+		return users[t.Backend]
+	case users != nil:
+		return min(t.Total, excess(members, users, t.Slack))
+	}
+	return t.Total
 }
 
 // excess is how many users the members have above what that slack allows.

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"path"
 	"runtime/debug"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -36,7 +38,18 @@ type AdminConfig struct {
 	WriteTokens, ReadTokens []string
 	// Logger gets a line for each order; nil discards.
 	Logger *slog.Logger
+	// Counted is told of each request that was answered or refused: its method, "other" for an unusual one, and the class of its status,
+	// as 2xx. May be nil.
+	Counted func(method, class string)
 }
+
+// AdminMethods and AdminClasses are what Counted may be told.
+var (
+	AdminMethods = []string{http.MethodGet, http.MethodPut, http.MethodPost, http.MethodPatch, http.MethodDelete, otherMethod}
+	AdminClasses = []string{"2xx", "4xx", "5xx"}
+)
+
+const otherMethod = "other"
 
 // Admin is the handler of the admin API. It is safe for concurrent use.
 type Admin struct {
@@ -44,6 +57,7 @@ type Admin struct {
 	guard    guard
 	log      *slog.Logger
 	limited  *limitedLog
+	counted  func(method, class string)
 	mux      *http.ServeMux
 	routes   []adminRoute
 }
@@ -64,6 +78,7 @@ func NewAdmin(c AdminConfig) *Admin {
 		guard:    newGuard(c.WriteTokens, c.ReadTokens),
 		log:      c.Logger,
 		limited:  newLimitedLog(c.Logger, logEvery),
+		counted:  c.Counted,
 		mux:      http.NewServeMux(),
 	}
 	a.routes = []adminRoute{
@@ -89,17 +104,17 @@ func NewAdmin(c AdminConfig) *Admin {
 		methods[route.path] = append(methods[route.path], route.method)
 	}
 	for path, allowed := range methods {
-		a.mux.HandleFunc(adminRoot+path, func(w http.ResponseWriter, _ *http.Request) {
+		a.mux.HandleFunc(adminRoot+path, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Allow", strings.Join(allowed, ", "))
-			answer(w, http.StatusMethodNotAllowed, errorAnswer{"this path takes " + strings.Join(allowed, " or ")})
+			a.answer(w, r, http.StatusMethodNotAllowed, errorAnswer{"this path takes " + strings.Join(allowed, " or ")})
 		})
 	}
-	a.mux.HandleFunc("/", noSuchPath)
+	a.mux.HandleFunc("/", a.noSuchPath)
 	return a
 }
 
-func noSuchPath(w http.ResponseWriter, _ *http.Request) {
-	answer(w, http.StatusNotFound, errorAnswer{"no such path; " + adminRoot + "/openapi.json lists all; a name in a path must be percent-encoded"})
+func (a *Admin) noSuchPath(w http.ResponseWriter, r *http.Request) {
+	a.answer(w, r, http.StatusNotFound, errorAnswer{"no such path; " + adminRoot + "/openapi.json lists all; a name in a path must be percent-encoded"})
 }
 
 // ServeHTTP answers one request.
@@ -107,7 +122,7 @@ func (a *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		if fault := recover(); fault != nil {
 			a.limited.error("panic", "a request of the admin API ended in a panic", "panic", fault, "stack", string(debug.Stack()))
-			answer(w, http.StatusInternalServerError, errorAnswer{"internal error; the director's log says more"})
+			a.answer(w, r, http.StatusInternalServerError, errorAnswer{"internal error; the director's log says more"})
 		}
 	}()
 	w.Header().Set("Cache-Control", "no-store")
@@ -116,12 +131,12 @@ func (a *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="go-dovecot-director"`)
 		}
 		a.limited.warn("guard", "a request to the admin API was refused", "error", refused, "client", r.RemoteAddr)
-		answer(w, refused.status, errorAnswer{refused.Error()})
+		a.answer(w, r, refused.status, errorAnswer{refused.Error()})
 		return
 	}
 	// The mux would redirect such a path to another one, which may well be there and mean something else.
 	if escaped := r.URL.EscapedPath(); path.Clean(escaped) != escaped {
-		noSuchPath(w, r)
+		a.noSuchPath(w, r)
 		return
 	}
 	a.mux.ServeHTTP(w, r)
@@ -142,8 +157,21 @@ func (a *Admin) handler(route adminRoute) http.HandlerFunc {
 			actor, _ := readActor(r.Header) // if it cannot be read, the status says so
 			a.log.Info("an operator's order", "method", route.method, "path", r.URL.Path, "actor", actor, "client", r.RemoteAddr, "status", status)
 		}
-		answer(w, status, result)
+		a.answer(w, r, status, result)
 	}
+}
+
+// answer writes an answer, and tells that it did.
+func (a *Admin) answer(w http.ResponseWriter, r *http.Request, status int, what any) {
+	answer(w, status, what)
+	if a.counted == nil {
+		return
+	}
+	method := r.Method
+	if !slices.Contains(AdminMethods, method) {
+		method = otherMethod // anybody may make up any number of them
+	}
+	a.counted(method, strconv.Itoa(status/100)+"xx")
 }
 
 // oneLine is the text of an error, of which there may be several.

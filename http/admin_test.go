@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -590,5 +592,27 @@ func TestTheClientSaysWhatIsWrong(t *testing.T) {
 		if _, err := c.Status(t.Context(), false); err == nil || !strings.Contains(err.Error(), "the admin API at "+server.URL+" cannot be asked: ") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func TestAdminRequestsAreCounted(t *testing.T) {
+	counted := map[string]int{}
+	a := NewAdmin(AdminConfig{
+		Operator: newOperator(t), WriteTokens: []string{"token"},
+		Counted: func(method, class string) {
+			if !slices.Contains(AdminMethods, method) || !slices.Contains(AdminClasses, class) {
+				t.Errorf("%s %s is of no closed set", method, class)
+			}
+			counted[method+" "+class]++
+		},
+	})
+	bearer := []string{"Authorization", "Bearer token"}
+	answerTo(a, adminRequest("GET", "/status", "", bearer...))
+	answerTo(a, adminRequest("GET", "/status", "")) // nobody knows who
+	answerTo(a, adminRequest("GET", "/nowhere", "", bearer...))
+	answerTo(a, adminRequest("BREW", "/status", "", bearer...))
+	answerTo(a, adminRequest("POST", "/users/ada/kick", "", bearer...))
+	if want := map[string]int{"GET 2xx": 1, "GET 4xx": 2, "other 4xx": 1, "POST 2xx": 1}; !maps.Equal(counted, want) {
+		t.Errorf("%v, want %v", counted, want)
 	}
 }

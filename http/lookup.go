@@ -29,11 +29,35 @@ type Resolver interface {
 	Resolve(ctx context.Context, r director.Request) (director.Answer, error)
 }
 
+// LookupMeter is told of lookups that were answered. It is called from any number of goroutines, and returns at once.
+type LookupMeter interface {
+	// Resolved tells what a lookup came to, and how long it took from the request's header to the answer.
+	Resolved(readOnly bool, verb director.Verb, reason director.Reason, took time.Duration)
+	// Failed tells that it came to nothing, for one of LookupFaults.
+	Failed(readOnly bool, fault string, took time.Duration)
+}
+
+// The faults of lookups that are not the user names'.
+const (
+	faultRequest  = "request"  // it cannot be read, or makes no sense
+	faultInternal = "internal" // the program's
+)
+
+// LookupFaults are why lookups come to nothing: what is wrong with the request or with the user name, or the program.
+var LookupFaults = []string{faultRequest, director.UserEmpty, director.UserTooLong, director.UserNUL, director.UserEncoding, faultInternal}
+
+// LookupsOption changes what Lookups does.
+type LookupsOption func(*Lookups)
+
+// WithMeter tells a meter of each lookup.
+func WithMeter(m LookupMeter) LookupsOption { return func(l *Lookups) { l.meter = m } }
+
 // Lookups is the handler of the lookup API.
 type Lookups struct {
 	resolver Resolver
 	log      *limitedLog
-	buffers  sync.Pool // of *bytes.Buffer: a request's body, and then its answer
+	meter    LookupMeter // nil if nobody counts
+	buffers  sync.Pool   // of *bytes.Buffer: a request's body, and then its answer
 }
 
 // The paths of the lookup API.
@@ -43,22 +67,20 @@ const (
 )
 
 // NewLookups returns the lookup API in front of resolver. A nil log discards.
-func NewLookups(resolver Resolver, log *slog.Logger) *Lookups {
-	return &Lookups{
+func NewLookups(resolver Resolver, log *slog.Logger, options ...LookupsOption) *Lookups {
+	l := &Lookups{
 		resolver: resolver,
 		log:      newLimitedLog(log, logEvery),
 		buffers:  sync.Pool{New: func() any { return new(bytes.Buffer) }},
 	}
+	for _, option := range options {
+		option(l)
+	}
+	return l
 }
 
 // ServeHTTP answers one request.
 func (l *Lookups) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	defer func() {
-		if fault := recover(); fault != nil {
-			l.log.error("panic", "a lookup ended in a panic; its user gets a temporary failure", "panic", fault, "stack", string(debug.Stack()))
-			fail(w, http.StatusInternalServerError, codeInternalFailure, "internal error")
-		}
-	}()
 	readOnly, unknown := false, codePassdbUserUnknown
 	switch r.URL.Path {
 	case passdbPath:
@@ -73,10 +95,28 @@ func (l *Lookups) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusMethodNotAllowed, codeInternalFailure, "lookups are made with POST")
 		return
 	}
-	l.lookup(w, r, readOnly, unknown)
+	if l.meter == nil {
+		l.lookup(w, r, readOnly, unknown)
+		return
+	}
+	begun := time.Now()
+	decision, fault := l.lookup(w, r, readOnly, unknown)
+	if took := time.Since(begun); fault == "" {
+		l.meter.Resolved(readOnly, decision.Verb, decision.Reason, took)
+	} else {
+		l.meter.Failed(readOnly, fault, took)
+	}
 }
 
-func (l *Lookups) lookup(w http.ResponseWriter, r *http.Request, readOnly bool, unknown int) {
+// lookup answers a lookup. It returns what that came to, or the fault why it came to nothing.
+func (l *Lookups) lookup(w http.ResponseWriter, r *http.Request, readOnly bool, unknown int) (decision director.Decision, fault string) {
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			l.log.error("panic", "a lookup ended in a panic; its user gets a temporary failure", "panic", panicked, "stack", string(debug.Stack()))
+			fail(w, http.StatusInternalServerError, codeInternalFailure, "internal error")
+			fault = faultInternal
+		}
+	}()
 	buffer := l.buffers.Get().(*bytes.Buffer)
 	defer func() {
 		if buffer.Cap() <= keepBuffer {
@@ -87,22 +127,21 @@ func (l *Lookups) lookup(w http.ResponseWriter, r *http.Request, readOnly bool, 
 	if _, err := buffer.ReadFrom(http.MaxBytesReader(w, r.Body, maxBody)); err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			fail(w, http.StatusRequestEntityTooLarge, codeInternalFailure, "the body is longer than 64 KiB")
-			return
+			return decision, faultRequest
 		}
 		fail(w, http.StatusBadRequest, codeInternalFailure, "the body cannot be read")
-		return
+		return decision, faultRequest
 	}
 	request, err := decode(buffer.Bytes())
 	if err != nil {
 		l.log.warn("request", "a lookup makes no sense; it gets HTTP 400", "error", err, "client", r.RemoteAddr)
 		fail(w, http.StatusBadRequest, codeInternalFailure, err.Error())
-		return
+		return decision, faultRequest
 	}
 	request.ReadOnly = readOnly
 	answer, err := l.resolver.Resolve(r.Context(), request)
 	if err != nil {
-		l.refuse(w, r, err)
-		return
+		return decision, l.refuse(w, r, err)
 	}
 	switch {
 	case answer.Verb == director.Serve && answer.Addr.IsValid():
@@ -120,18 +159,21 @@ func (l *Lookups) lookup(w http.ResponseWriter, r *http.Request, readOnly bool, 
 	default:
 		l.log.error("answer", "a lookup came to an answer without an address; its user gets a temporary failure", "answer", answer.Decision)
 		fail(w, http.StatusInternalServerError, codeInternalFailure, "internal error")
+		return decision, faultInternal
 	}
+	return answer.Decision, ""
 }
 
-// refuse answers a lookup that could not be resolved.
-func (l *Lookups) refuse(w http.ResponseWriter, r *http.Request, err error) {
+// refuse answers a lookup that could not be resolved, and returns the fault.
+func (l *Lookups) refuse(w http.ResponseWriter, r *http.Request, err error) (fault string) {
 	if invalid, ok := errors.AsType[*director.InvalidUserError](err); ok {
 		l.log.warn(invalid.Kind, "a lookup has an invalid user name; it gets HTTP 400 and nothing is stored", "error", err, "client", r.RemoteAddr)
 		fail(w, http.StatusBadRequest, codeInternalFailure, err.Error())
-		return
+		return invalid.Kind
 	}
 	l.log.error("resolve", "a lookup failed; its user gets a temporary failure", "error", err)
 	fail(w, http.StatusInternalServerError, codeInternalFailure, "internal error")
+	return faultInternal
 }
 
 func fail(w http.ResponseWriter, status, code int, reason string) {

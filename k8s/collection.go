@@ -25,6 +25,16 @@ func kinds() map[schema.GroupVersion][]runtime.Object {
 	}
 }
 
+// The kinds of objects that are watched.
+const (
+	resourceSlices    = "endpointslices"
+	resourceEndpoints = "endpoints"
+	resourceSets      = "statefulsets"
+)
+
+// Resources are all that is watched.
+var Resources = []string{resourceSlices, resourceEndpoints, resourceSets}
+
 // collection is the objects of one kind in one namespace.
 type collection struct {
 	client              rest.Interface
@@ -35,21 +45,21 @@ type collection struct {
 
 func (c *Client) endpoints(namespace string) collection {
 	return collection{
-		c.groups[corev1.SchemeGroupVersion], c.parameters, namespace, "endpoints",
+		c.groups[corev1.SchemeGroupVersion], c.parameters, namespace, resourceEndpoints,
 		func() runtime.Object { return &corev1.EndpointsList{} },
 	}
 }
 
 func (c *Client) endpointSlices(namespace string) collection {
 	return collection{
-		c.groups[discoveryv1.SchemeGroupVersion], c.parameters, namespace, "endpointslices",
+		c.groups[discoveryv1.SchemeGroupVersion], c.parameters, namespace, resourceSlices,
 		func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
 	}
 }
 
 func (c *Client) statefulSets(namespace string) collection {
 	return collection{
-		c.groups[appsv1.SchemeGroupVersion], c.parameters, namespace, "statefulsets",
+		c.groups[appsv1.SchemeGroupVersion], c.parameters, namespace, resourceSets,
 		func() runtime.Object { return &appsv1.StatefulSetList{} },
 	}
 }

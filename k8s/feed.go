@@ -57,15 +57,18 @@ type feed struct {
 	log     *slog.Logger
 	pace    *pace
 	changed func() // called without the lock
+	// restarted is told of each watch but the first.
+	restarted func(resource string)
 
 	mu      sync.Mutex
+	watched bool
 	listed  bool
 	objects map[string]runtime.Object
 	failing map[string]failure // by request, until it works again
 }
 
-func newFeed(r resource, log *slog.Logger, pace *pace, changed func()) *feed {
-	return &feed{resource: r, log: log, pace: pace, changed: changed, failing: make(map[string]failure)}
+func newFeed(r resource, log *slog.Logger, pace *pace, restarted func(string), changed func()) *feed {
+	return &feed{resource: r, log: log, pace: pace, restarted: restarted, changed: changed, failing: make(map[string]failure)}
 }
 
 // run follows until ctx ends. It may be called again then.
@@ -91,7 +94,7 @@ func (listThenWatch) IsWatchListSemanticsUnSupported() bool { return true }
 func (f *feed) forget() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.listed, f.objects = false, nil
+	f.listed, f.objects, f.watched = false, nil, false
 	maps.DeleteFunc(f.failing, func(_ string, failed failure) bool { return !failed.shut })
 }
 
@@ -154,6 +157,13 @@ func (f *feed) tryList(ctx context.Context, o metav1.ListOptions) (runtime.Objec
 func (f *feed) tryWatch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 	if err := f.refusal(toWatch); err != nil {
 		return nil, err
+	}
+	f.mu.Lock()
+	again := f.watched
+	f.watched = true
+	f.mu.Unlock()
+	if again {
+		f.restarted(f.collection.resource)
 	}
 	stream, err := f.watch(ctx, f.selecting(o))
 	f.answered(toWatch, err)

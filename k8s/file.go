@@ -100,6 +100,9 @@ func (f *File) Confirm() {
 	}
 }
 
+// Kind says what the backends are read from, in one word.
+func (f *File) Kind() string { return "file" }
+
 // Describe says in one sentence how the file is; failing is set while its last edit cannot be used.
 func (f *File) Describe() (detail string, failing bool) {
 	f.mu.Lock()

@@ -38,6 +38,8 @@ type WatchConfig struct {
 	Namespace, Service string
 	// Publish gets the snapshots, one call at a time.
 	Publish func(director.Snapshot)
+	// Restarted is told which of Resources is watched anew, or tried to; may be nil.
+	Restarted func(resource string)
 	// Logger gets failures and their ends, and where the backends are read from; nil discards.
 	Logger *slog.Logger
 }
@@ -72,15 +74,18 @@ func NewWatch(c WatchConfig) *Watch {
 	if w.log == nil {
 		w.log = slog.New(slog.DiscardHandler)
 	}
+	if w.config.Restarted == nil {
+		w.config.Restarted = func(string) {}
+	}
 	w.log = w.log.With("namespace", c.Namespace, "service", c.Service)
 	w.slices = newFeed(resource{
 		kind: "EndpointSlices", example: &discoveryv1.EndpointSlice{}, collection: c.Client.endpointSlices(c.Namespace),
 		selector: metav1.ListOptions{LabelSelector: labels.Set{discoveryv1.LabelServiceName: c.Service}.String()},
-	}, w.log, &w.pace, w.poke)
+	}, w.log, &w.pace, w.config.Restarted, w.poke)
 	w.endpoints = newFeed(resource{
 		kind: "Endpoints", example: &corev1.Endpoints{}, collection: c.Client.endpoints(c.Namespace),
 		selector: byName(c.Service),
-	}, w.log, &w.pace, w.poke)
+	}, w.log, &w.pace, w.config.Restarted, w.poke)
 	return w
 }
 
@@ -93,7 +98,17 @@ func (w *Watch) newSet(name string) *feed {
 	return newFeed(resource{
 		kind: "StatefulSet " + name, example: &appsv1.StatefulSet{}, collection: w.config.Client.statefulSets(w.config.Namespace),
 		selector: byName(name),
-	}, w.log, &w.pace, w.poke)
+	}, w.log, &w.pace, w.config.Restarted, w.poke)
+}
+
+// Kind says what the backends are read from, in one word: the name of the resource. It is empty before the first list.
+func (w *Watch) Kind() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.source == nil {
+		return ""
+	}
+	return w.source.collection.resource
 }
 
 // poke says that a feed has news.

@@ -88,6 +88,7 @@ type bench struct {
 
 	mu        sync.Mutex
 	snapshots []director.Snapshot
+	restarts  []string
 }
 
 type lockedBuilder struct {
@@ -135,6 +136,11 @@ func startBench(t *testing.T, server *apitest.Server, prepare func(*k8s.Watch)) 
 			defer b.mu.Unlock()
 			b.snapshots = append(b.snapshots, s)
 		},
+		Restarted: func(resource string) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.restarts = append(b.restarts, resource)
+		},
 	})
 	prepare(b.Watch)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -147,6 +153,18 @@ func startBench(t *testing.T, server *apitest.Server, prepare func(*k8s.Watch)) 
 		}
 	})
 	return b
+}
+
+// restarted is how often a watch was begun anew.
+func (b *bench) restarted(resource string) (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, r := range b.restarts {
+		if r == resource {
+			n++
+		}
+	}
+	return n
 }
 
 // last is the newest snapshot in one line, "nothing" before the first.
@@ -351,6 +369,25 @@ func TestTheWatchIsCut(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestRestartsAreCounted holds that the first watch is none, and that later ones are.
+func TestRestartsAreCounted(t *testing.T) {
+	eachSource(t, func(t *testing.T, server *apitest.Server, source string) {
+		set(server, pods{ready: []int{0}})
+		b := newBench(t, server)
+		if b.shows(t, zero); b.Kind() != source {
+			t.Errorf("read from %q", b.Kind())
+		}
+		until(t, "it is watched", func() bool { return server.Requests("watch", source) > 0 })
+		if n := b.restarted(source); n != 0 {
+			t.Errorf("%d restarts", n)
+		}
+		until(t, "a restart is counted", func() bool {
+			server.Cut()
+			return b.restarted(source) > 0
+		})
+	})
 }
 
 // TestWithoutAnAnswerThereIsNoProof holds that nothing but a fresh answer of the server makes a snapshot current.

@@ -102,6 +102,7 @@ type DB struct {
 	database database
 	name     string
 	log      *slog.Logger
+	meter    Meter // nil if nobody counts
 
 	reads    batcher[string, director.Mapping]
 	assigns  assigner
@@ -174,9 +175,14 @@ func (db *DB) Counts(ctx context.Context) (map[string]int, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, countLimit)
 	defer cancel()
+	begun := time.Now()
 	counts, err := db.database.counts(ctx)
+	k := none
 	if err != nil {
-		_, err = db.database.explain(err)
+		k, err = db.database.explain(err)
+	}
+	db.called(callCount, 0, begun, k)
+	if err != nil {
 		return nil, fmt.Errorf("counting users: %w", err)
 	}
 	return counts, nil
@@ -207,7 +213,7 @@ func (db *DB) readBatch(batch []*reading) {
 		for i, q := range part {
 			users[i] = q.ask
 		}
-		found, k, err := attempt(db, func(ctx context.Context) (map[string]director.Mapping, error) { return db.database.read(ctx, users) })
+		found, k, err := attempt(db, callGet, len(users), func(ctx context.Context) (map[string]director.Mapping, error) { return db.database.read(ctx, users) })
 		if k == refused && len(part) > 1 {
 			return false
 		}
@@ -240,7 +246,7 @@ func (db *DB) assignUsers(batch []*assigning, impatient bool) bool {
 			unique = append(unique, q.ask)
 		}
 	}
-	found, k, err := attempt(db, func(ctx context.Context) (map[string]director.Mapping, error) {
+	found, k, err := attempt(db, callAssign, len(unique), func(ctx context.Context) (map[string]director.Mapping, error) {
 		return db.database.assign(ctx, unique, impatient)
 	})
 	if k == refused || k == locked {
@@ -276,7 +282,9 @@ func bisect[T any](batch []T, do func([]T) bool) {
 
 // attempt runs a statement within its limit. It repeats it some times when statements were in each other's way.
 // Connections that are found dead are replaced below, by database/sql.
-func attempt(db *DB, statement func(context.Context) (map[string]director.Mapping, error)) (map[string]director.Mapping, kind, error) {
+func attempt(db *DB, call string, users int, statement func(context.Context) (map[string]director.Mapping, error)) (found map[string]director.Mapping, k kind, err error) {
+	begun := time.Now()
+	defer func() { db.called(call, users, begun, k) }()
 	ctx, cancel := context.WithTimeout(context.Background(), statementLimit)
 	defer cancel()
 	for try := 0; ; try++ {
@@ -361,11 +369,15 @@ func (db *DB) flush(ctx context.Context, rest time.Duration) error {
 		limit, cancel := context.WithTimeout(ctx, statementLimit)
 		err := db.database.touch(limit, part)
 		cancel()
+		k := none
+		if err != nil {
+			k, err = db.database.explain(err)
+		}
+		db.called(callTouch, len(part), begun, k)
 		if err == nil {
 			pause(ctx, rest*time.Since(begun))
 			continue
 		}
-		k, err := db.database.explain(err)
 		if k == refused {
 			continue // a name that cannot be stored has no row to touch
 		}

@@ -291,6 +291,9 @@ func (l *Ledger) Journal(ctx context.Context, user string, before int64, most in
 
 // Replicas returns the replicas that have been heard of in the last hour.
 func (l *Ledger) Replicas(ctx context.Context) ([]director.Replica, error) {
+	if !l.in.there() {
+		return nil, fmt.Errorf("%w: %w", director.ErrUnavailable, errLedgerMissing)
+	}
 	var rows []struct {
 		Name, Version, Fingerprint string
 		Generation                 int64

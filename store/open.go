@@ -20,6 +20,8 @@ type Config struct {
 	SSLMode string
 	// Replica is this replica's name, for the journal.
 	Replica string
+	// Meter is told of statements; may be nil.
+	Meter Meter
 	// Logger gets outages and their ends; nil discards.
 	Logger *slog.Logger
 }
@@ -30,6 +32,14 @@ func Open(c Config) (*DB, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	db, err := open(c)
+	if err == nil {
+		db.meter = c.Meter
+	}
+	return db, err
+}
+
+func open(c Config) (*DB, error) {
 	if path, ok := strings.CutPrefix(c.URL, "sqlite:"); ok {
 		return openSQLite(path, c.Replica, c.Logger)
 	}
