@@ -77,7 +77,7 @@ fuzz: ## Run every fuzz target for half a minute
 
 .PHONY: verify
 verify: ## Rewrite golden files and the generated part of the README; fail if they change
-	$(GO) test -run 'TestPolicyTable|TestTable|TestReadmeSettings|TestReadmeSimulations' . ./ring/sim ./cmd/go-dovecot-director -update
+	$(GO) test -run 'TestPolicyTable|TestTable|TestReadmeSettings|TestReadmeMetrics|TestReadmeSimulations' . ./ring/sim ./cmd/go-dovecot-director -update
 	git diff --exit-code -- testdata README.md
 
 .PHONY: picture

@@ -25,8 +25,9 @@ var rooms = map[string]struct{ ours, others []string }{
 	"k8s/apitest":             {others: []string{"k8s.io/"}},
 	"http":                    {},
 	"http/doveadm":            {},
+	"http/metrics":            {others: []string{"github.com/prometheus/client_golang/prometheus"}},
 	"cmd/loadgen":             {ours: []string{"store/pgtest"}},
-	"cmd/go-dovecot-director": {ours: []string{"http", "http/doveadm", "k8s", "ring", "ring/sim", "store"}, others: []string{"github.com/spf13/", "golang.org/x/term"}},
+	"cmd/go-dovecot-director": {ours: []string{"http", "http/doveadm", "http/metrics", "k8s", "ring", "ring/sim", "store"}, others: []string{"github.com/spf13/", "golang.org/x/term"}},
 }
 
 // domainFree is what the domain does without: with it, a rule could not be simulated.

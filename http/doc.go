@@ -1,5 +1,5 @@
 // Package http is the director's three HTTP servers: the lookup API for Dovecot's proxies, the operations API for
-// Kubernetes, and the admin API for operators, with a client. It wraps net/http completely; where both are needed, import it as directorhttp.
+// Kubernetes and Prometheus, and the admin API for operators, with a client. It wraps net/http completely; where both are needed, import it as directorhttp.
 //
 // # The lookup API
 //

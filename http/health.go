@@ -37,6 +37,9 @@ type Health struct {
 	mux      *http.ServeMux
 }
 
+// Show serves a handler's answers at a path, beside the rest. It is called before the first request.
+func (h *Health) Show(path string, handler http.Handler) { h.mux.Handle("GET "+path, handler) }
+
 // NewHealth returns the operations API. It is ready when all parts are.
 func NewHealth(parts ...Part) *Health {
 	h := &Health{parts: parts, mux: http.NewServeMux()}

@@ -97,12 +97,12 @@ func readTokens(setting, path string) ([]string, error) {
 }
 
 // server makes the server of the admin API in front of an operator. It does not listen yet.
-func (s *adminSettings) server(operator directorhttp.Operator, log *slog.Logger) *directorhttp.Server {
+func (s *adminSettings) server(operator directorhttp.Operator, counted func(method, class string), log *slog.Logger) *directorhttp.Server {
 	options := []directorhttp.ServerOption{directorhttp.WithLimits(directorhttp.AdminReadLimit, directorhttp.AdminWriteLimit)}
 	if s.certFile != "" {
 		options = append(options, directorhttp.WithTLS(s.certFile, s.keyFile))
 	}
 	return directorhttp.NewServer(directorhttp.NewAdmin(directorhttp.AdminConfig{
-		Operator: operator, WriteTokens: s.writers, ReadTokens: s.readers, Logger: log,
+		Operator: operator, WriteTokens: s.writers, ReadTokens: s.readers, Logger: log, Counted: counted,
 	}), log, options...)
 }

@@ -17,6 +17,7 @@ type source interface {
 	Run(ctx context.Context) error
 	Confirm()
 	Describe() (detail string, failing bool)
+	Kind() string
 }
 
 // open makes the source that the settings name.
@@ -28,13 +29,13 @@ func (s sourceSettings) open(publish func(director.Snapshot), log *slog.Logger) 
 	if err != nil {
 		return nil, err
 	}
-	return k8s.NewWatch(k8s.WatchConfig{Client: client, Namespace: s.namespace, Service: s.service, Publish: publish, Logger: log}), nil
+	return k8s.NewWatch(k8s.WatchConfig{Client: client, Namespace: s.namespace, Service: s.service, Publish: publish, Restarted: s.restarted, Logger: log}), nil
 }
 
 // open makes the store that the settings name. It does not connect.
 func (s databaseSettings) open(log *slog.Logger) (*store.DB, error) {
 	return store.Open(store.Config{
-		URL: s.url, Host: s.host, Port: s.port, Name: s.name, User: s.user, Password: s.password, SSLMode: s.sslMode, Replica: s.replica, Logger: log,
+		URL: s.url, Host: s.host, Port: s.port, Name: s.name, User: s.user, Password: s.password, SSLMode: s.sslMode, Replica: s.replica, Meter: s.meter, Logger: log,
 	})
 }
 

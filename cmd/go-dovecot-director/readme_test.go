@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/k-web-s/go-dovecot-director/http/metrics"
 	"github.com/spf13/pflag"
 )
 
@@ -36,19 +37,41 @@ func settingsTable() string {
 }
 
 // TestReadmeSettings holds that the README lists the settings as they are.
-func TestReadmeSettings(t *testing.T) {
+func TestReadmeSettings(t *testing.T) { readmeHolds(t, "settings", settingsTable()) }
+
+// metricsTable is the README's table of metrics, made of what the program registers.
+func metricsTable() string {
+	measured := newMetrics()
+	measured.Show(metrics.Shown{})
+	var b strings.Builder
+	b.WriteString("| metric | type | labels | what it is |\n| --- | --- | --- | --- |\n")
+	for _, f := range measured.Families() {
+		var labels []string
+		for _, label := range f.Labels {
+			labels = append(labels, "`"+label+"`")
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", f.Name, f.Type, strings.Join(labels, ", "), f.Help)
+	}
+	return b.String()
+}
+
+// TestReadmeMetrics holds that the README lists the metrics as they are.
+func TestReadmeMetrics(t *testing.T) { readmeHolds(t, "metrics", metricsTable()) }
+
+// readmeHolds holds that a generated part of the README is as it would be generated now.
+func readmeHolds(t *testing.T, part, table string) {
 	text, err := os.ReadFile(readme)
 	if err != nil {
 		t.Fatal(err)
 	}
-	const begin, end = "<!-- settings: written by TestReadmeSettings, run it with -update -->\n", "<!-- end of settings -->"
+	begin, end := fmt.Sprintf("<!-- %s: written by %s, run it with -update -->\n", part, t.Name()), fmt.Sprintf("<!-- end of %s -->", part)
 	before, rest, ok1 := strings.Cut(string(text), begin)
-	table, after, ok2 := strings.Cut(rest, end)
+	there, after, ok2 := strings.Cut(rest, end)
 	if !ok1 || !ok2 {
-		t.Fatal("the README has no place for the settings")
+		t.Fatalf("the README has no place for the %s", part)
 	}
-	want := "\n" + settingsTable() + "\n"
-	if table == want {
+	want := "\n" + table + "\n"
+	if there == want {
 		return
 	}
 	if *update {
@@ -57,7 +80,7 @@ func TestReadmeSettings(t *testing.T) {
 		}
 		return
 	}
-	t.Errorf("the README's settings differ from the program's; run: go test ./cmd/... -run %s -update", t.Name())
+	t.Errorf("the README's %s differ from the program's; run: go test ./cmd/... -run %s -update", part, t.Name())
 }
 
 // TestReadmeImport imports what the README imports, and holds that a reader gets the report that stands there.

@@ -44,6 +44,8 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		return err
 	}
 	s.database.replica = replica
+	measured := newMetrics()
+	s.database.meter, s.source.restarted = measured, measured.Restarted
 	db, err := s.database.open(log)
 	if err != nil {
 		return err
@@ -63,6 +65,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		TouchInterval: s.policy.touchInterval,
 		Remember:      s.policy.rememberedUsers,
 		Ordered:       true,
+		Tally:         measured,
 		Logger:        log,
 	})
 	if source, err = s.source.open(d.Observe, log); err != nil {
@@ -76,7 +79,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	sessions, closeSessions := s.operation.open(s.policy.users, proxies.addresses, log)
 	stops.add("connections to doveadm", func(context.Context) error { closeSessions(); return nil })
 	ledger := db.Ledger(replica, s.operation.journalFor)
-	mover := director.NewMover(director.MoverConfig{Moves: ledger, Sessions: sessions, View: d.View, Logger: log})
+	mover := director.NewMover(director.MoverConfig{Moves: ledger, Sessions: sessions, View: d.View, Tally: measured, Logger: log})
 	census := s.operation.census(d, sessions, ledger.Lead, log)
 	operator := director.NewOperator(director.OperatorConfig{
 		Director: d, Ledger: ledger, Tasks: ledger, Sessions: sessions, Census: census, Replica: replica, Stay: s.operation.minimumStay, Begun: mover.Wake,
@@ -86,10 +89,14 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		Stay: s.operation.minimumStay, Begun: mover.Wake, Logger: log,
 	})
 
+	monitor := director.NewMonitor(director.MonitorConfig{Director: d, Tasks: ledger, Census: census, Replica: replica, Logger: log})
+	measured.Show(shown(monitor, source, db))
+
 	health := directorhttp.NewHealth(viewPart(d, source), storePart(db), ordersPart(d))
-	lookups := directorhttp.NewServer(directorhttp.NewLookups(d, log), log)
+	health.Show("/metrics", measured)
+	lookups := directorhttp.NewServer(directorhttp.NewLookups(d, log, directorhttp.WithMeter(measured)), log)
 	ops := directorhttp.NewServer(health, log)
-	admin := s.admin.server(operator, log)
+	admin := s.admin.server(operator, measured.Ordered, log)
 	for _, l := range []struct {
 		server  *directorhttp.Server
 		setting string
@@ -125,6 +132,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if census != nil {
 		stops.background("poll of sessions", failed, census.Run)
 	}
+	stops.background("vitals", failed, monitor.Run)
 	stops.background("source of proxies", failed, proxies.run)
 	stops.background("source of backends", failed, source.Run)
 	stops.background("lookup API", failed, lookups.Run)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	director "github.com/k-web-s/go-dovecot-director"
+	"github.com/k-web-s/go-dovecot-director/store"
 	"github.com/spf13/pflag"
 )
 
@@ -41,13 +42,16 @@ type policySettings struct {
 // sourceSettings say where the backends are observed.
 type sourceSettings struct {
 	namespace, service, kubeconfig, endpointsFile string
+	// restarted is no setting: it counts watches.
+	restarted func(resource string)
 }
 
 // databaseSettings say where the mappings are kept.
 type databaseSettings struct {
 	url, host, port, name, user, password, passwordFile, sslMode string
-	// replica is no setting of the database's: it is for the journal.
+	// replica is no setting of the database's: it is for the journal; and meter counts.
 	replica string
+	meter   store.Meter
 }
 
 // logSettings say what is logged and how.
@@ -65,7 +69,7 @@ const unknownUsersReject = "reject"
 // register adds the flags of serve.
 func (s *settings) register(fs *pflag.FlagSet) {
 	add(fs, &s.listen, "listen", "address", defaultListen, "address of the lookup API", parseAddress)
-	add(fs, &s.opsListen, "ops-listen", "address", ":8081", "address of the operations API: /healthz, /readyz", parseAddress)
+	add(fs, &s.opsListen, "ops-listen", "address", ":8081", "address of the operations API: /healthz, /readyz, /metrics", parseAddress)
 	add(fs, &s.drainDelay, "drain-delay", "duration", "5s", "how long lookups are still answered after a shutdown began, while the proxies are being told", parseDuration(0, 20*time.Second))
 	s.admin.register(fs)
 	s.source.register(fs)
