@@ -89,6 +89,8 @@ type Request struct {
 	User string
 	// Protocol is Dovecot's service name (imap, pop3, lmtp, sieve, ...), empty when the proxy named none.
 	Protocol string
+	// Session is Dovecot's name of the session, for the log; empty when the proxy named none.
+	Session string
 	// ReadOnly lookups (userdb) read and propose but write nothing: looking at a user must not map it.
 	ReadOnly bool
 }

@@ -83,6 +83,8 @@ type Director struct {
 	orders atomic.Pointer[orders]
 	pacer  pacer
 
+	decisions *decisionLog
+
 	observe   sync.Mutex
 	tracker   *Tracker
 	snapshot  *Snapshot // the last one
@@ -135,13 +137,18 @@ func New(config Config) *Director {
 	if d.tally == nil {
 		d.tally = untold{}
 	}
+	d.decisions = newDecisionLog(d.log)
 	d.state.Store(&state{changed: make(chan struct{})})
 	d.orders.Store(&orders{})
 	return d
 }
 
-// Run counts users per backend when a backend was lost and while users are being placed. It returns nil when ctx ends.
+// Run counts users per backend when a backend was lost and while users are being placed, and says how many decisions were left out of the
+// log. It returns nil when ctx ends.
 func (d *Director) Run(ctx context.Context) error {
+	var logging sync.WaitGroup
+	defer logging.Wait()
+	logging.Go(func() { d.decisions.run(ctx, d.after) })
 	var again <-chan time.Time // while the store is down
 	for {
 		select {
@@ -239,7 +246,7 @@ func (d *Director) Resolve(ctx context.Context, r Request) (Answer, error) {
 				continue
 			}
 		case decision.Verb == Assign:
-			if again := d.assign(ctx, user.Name, decision, &facts); again {
+			if again := d.assign(ctx, user.Name, decision, r, &facts); again {
 				st = d.state.Load()
 				continue
 			}
@@ -254,9 +261,12 @@ func (d *Director) Resolve(ctx context.Context, r Request) (Answer, error) {
 		if a.Verb == Serve && r.delays(decision, facts) {
 			d.pace(st, &a)
 		}
+		d.decisions.answered(a, r)
 		return a, nil
 	}
-	return d.answer(st, r, user.Name, Decision{Verb: Hold, Reason: Contended, Backend: facts.Mapping.Backend, From: facts.Mapping.Backend}), nil
+	a := d.answer(st, r, user.Name, Decision{Verb: Hold, Reason: Contended, Backend: facts.Mapping.Backend, From: facts.Mapping.Backend})
+	d.decisions.answered(a, r)
+	return a, nil
 }
 
 // Explain says what a lookup would answer now, and what that depends on. It writes nothing. The view must be there.
@@ -339,7 +349,7 @@ func (d *Director) decide(st *state, f *Facts, user string) Decision {
 
 // assign writes what was decided. It reports whether the lookup has to decide again: on the winner's row, or because
 // the database refuses the user. The facts then hold what is true now.
-func (d *Director) assign(ctx context.Context, user string, decision Decision, f *Facts) (again bool) {
+func (d *Director) assign(ctx context.Context, user string, decision Decision, r Request, f *Facts) (again bool) {
 	m, err := d.config.Mappings.Assign(ctx, Assignment{User: user, Was: decision.From, Becomes: decision.Backend, Reason: decision.Reason})
 	row := d.rowState(err)
 	if row == RowUnavailable && decision.Reason == Renamed {
@@ -356,16 +366,10 @@ func (d *Director) assign(ctx context.Context, user string, decision Decision, f
 	}
 	d.known.learn(user, m.Backend, f.Now)
 	d.tally.Assigned(decision.Reason)
-	switch decision.Reason {
-	case Placed:
-		d.tally.Moved(Placed)
-		d.log.Info("user moved from a lost backend", "user", user, "from", decision.From, "to", decision.Backend, "reason", decision.Reason)
-	case Evened:
-		d.tally.Moved(Evened)
-		d.log.Info("user without a session moved from a crowded backend", "user", user, "from", decision.From, "to", decision.Backend, "reason", decision.Reason)
-	default:
-		d.log.Debug("user mapped", "user", user, "from", decision.From, "to", decision.Backend, "reason", decision.Reason)
+	if decision.Reason == Placed || decision.Reason == Evened {
+		d.tally.Moved(decision.Reason)
 	}
+	d.decisions.assigned(f.Now, user, decision, r)
 	return false
 }
 

@@ -150,6 +150,8 @@ func TestWhatIsAsked(t *testing.T) {
 		"the service counts, if both are there":      {`{"protocol":"x","service":"imap","user":"ada"}`, director.Request{User: "ada", Protocol: "imap"}},
 		"an empty service is none":                   {`{"user":"ada","service":"","protocol":"pop3"}`, director.Request{User: "ada", Protocol: "pop3"}},
 		"a service of another type is ignored":       {`{"user":"ada","service":{"a":[1]},"protocol":7}`, director.Request{User: "ada"}},
+		"with a session, for the log":                {`{"session":"Kfx1","user":"ada"}`, director.Request{User: "ada", Session: "Kfx1"}},
+		"a session of another type is ignored":       {`{"session":["é"],"user":"ada"}`, director.Request{User: "ada"}},
 		"fields that are not known are ignored":      {`{"user":"ada","rip":"192.0.2.1","x":{"user":"b"},"y":[null,1e9]}`, director.Request{User: "ada"}},
 		"fields in another case are others":          {`{"user":"ada","USER":"eve","Service":"imap"}`, director.Request{User: "ada"}},
 		"white space around it":                      {" \n{\"user\" : \"ada\"}\r\n ", director.Request{User: "ada"}},

@@ -30,6 +30,8 @@ func decodePlain(body []byte) (r director.Request, ok bool) {
 			r.Protocol = string(value)
 		case "protocol":
 			protocol = string(value)
+		case "session":
+			r.Session = string(value)
 		}
 		if p.next(',') {
 			continue

@@ -53,6 +53,7 @@ func decodeJSON(body []byte) (director.Request, error) {
 		return r, errors.New("the user is not a string, or not a valid one")
 	}
 	r.User = user
+	r.Session, _ = text(fields["session"])
 	if r.Protocol, _ = text(fields["service"]); r.Protocol == "" {
 		r.Protocol, _ = text(fields["protocol"])
 	}

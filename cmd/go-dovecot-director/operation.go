@@ -23,6 +23,9 @@ import (
 // doveadmLimit is how long a backend or proxy may take to answer. A step of a move takes 5 s at most, a wait for the others included.
 const doveadmLimit = 1500 * time.Millisecond
 
+// listLimit is how long a backend may take to list all its sessions, for what nobody waits for.
+const listLimit = 10 * time.Second
+
 // operationSettings say how users are moved and sessions ended.
 type operationSettings struct {
 	replicaName    string
@@ -163,7 +166,7 @@ func (s *operationSettings) open(users director.UserFormat, proxies func() []net
 		return nil, func() {}
 	}
 	client := doveadm.New(doveadm.Config{
-		Key: s.doveadmKey, Port: s.doveadmPort, Proxies: proxies, Timeout: doveadmLimit, Logger: log, CaseOnly: users.CaseOnly(),
+		Key: s.doveadmKey, Port: s.doveadmPort, Proxies: proxies, Timeout: doveadmLimit, ListTimeout: listLimit, Logger: log, CaseOnly: users.CaseOnly(),
 		Canonical: func(name string) (string, bool) {
 			user, err := users.Canonical(name)
 			return user.Name, err == nil

@@ -43,9 +43,9 @@ func (s server) String() string { return fmt.Sprintf("%s (doveadm at %s)", s.nam
 
 // at carries out what is to be done at one server, when it is its turn and within the limit. All errors become such that
 // name the server.
-func (c *Client) at(ctx context.Context, s server, do func(context.Context) error) error {
+func (c *Client) at(ctx context.Context, s server, limit time.Duration, do func(context.Context) error) error {
 	begun := time.Now()
-	err := c.inTurn(ctx, do)
+	err := c.inTurn(ctx, limit, do)
 	c.log.Debug("asked doveadm", "server", s.name, "address", s.addr, "took", time.Since(begun), "error", err)
 	switch {
 	case err == nil:
@@ -58,7 +58,7 @@ func (c *Client) at(ctx context.Context, s server, do func(context.Context) erro
 }
 
 // inTurn waits for one of the places, for some time, and gives it back.
-func (c *Client) inTurn(ctx context.Context, do func(context.Context) error) error {
+func (c *Client) inTurn(ctx context.Context, limit time.Duration, do func(context.Context) error) error {
 	wait, cancelWait := context.WithTimeoutCause(ctx, waitLimits*c.timeout, errCrowded)
 	defer cancelWait()
 	select {
@@ -67,8 +67,8 @@ func (c *Client) inTurn(ctx context.Context, do func(context.Context) error) err
 	case <-wait.Done():
 		return context.Cause(wait)
 	}
-	limit := fmt.Errorf("it does not answer within %s: %w", c.timeout, context.DeadlineExceeded)
-	inTime, cancel := context.WithTimeoutCause(ctx, c.timeout, limit)
+	late := fmt.Errorf("it does not answer within %s: %w", limit, context.DeadlineExceeded)
+	inTime, cancel := context.WithTimeoutCause(ctx, limit, late)
 	defer cancel()
 	err := do(inTime)
 	if err != nil && inTime.Err() != nil {

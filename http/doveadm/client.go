@@ -45,6 +45,8 @@ type Config struct {
 	// Timeout limits what is done at one server for a call, 5 s if it is 0. A call that has to wait for its turn may take
 	// three times as long.
 	Timeout time.Duration
+	// ListTimeout limits Who instead, which nobody waits for; it is Timeout if it is 0.
+	ListTimeout time.Duration
 	// Parallel is how many servers are asked at once at most, 8 if it is 0.
 	Parallel int
 	// Client is to be used instead of the package's own, which keeps few connections and no proxies. Its redirects are not
@@ -61,6 +63,7 @@ type Client struct {
 	canonical     func(string) (string, bool)
 	maskable      bool
 	timeout       time.Duration
+	listTimeout   time.Duration
 	authorization string
 	http          *http.Client
 	log           *slog.Logger
@@ -91,6 +94,9 @@ func New(config Config) *Client {
 	if c.timeout <= 0 {
 		c.timeout = defaultTimeout
 	}
+	if c.listTimeout = config.ListTimeout; c.listTimeout <= 0 {
+		c.listTimeout = c.timeout
+	}
 	if config.Parallel <= 0 {
 		config.Parallel = defaultParallel
 	}
@@ -120,7 +126,7 @@ func (c *Client) Who(ctx context.Context, backend director.Backend) ([]director.
 	if err != nil {
 		return nil, err
 	}
-	return c.who(ctx, s, nil)
+	return c.who(ctx, s, c.listTimeout, nil)
 }
 
 // masks asks for one user, or for all if he cannot be asked for.
@@ -141,9 +147,9 @@ func (c *Client) is(name, user string) bool {
 }
 
 // who lists sessions, one by one: 2.3 breaks the list of several users otherwise. Without masks it lists all.
-func (c *Client) who(ctx context.Context, s server, masks []string) ([]director.Session, error) {
+func (c *Client) who(ctx context.Context, s server, limit time.Duration, masks []string) ([]director.Session, error) {
 	var sessions []director.Session
-	err := c.at(ctx, s, func(ctx context.Context) error {
+	err := c.at(ctx, s, limit, func(ctx context.Context) error {
 		rows, err := c.list(ctx, s, "who", masks)
 		if err == nil {
 			err = needs(rows, "username", "service", "ip")
@@ -201,7 +207,7 @@ func (c *Client) Kick(ctx context.Context, backend director.Backend, sessions []
 		return err
 	}
 	for part := range slices.Chunk(users, kicksPerRequest) {
-		err = errors.Join(err, c.at(ctx, s, func(ctx context.Context) error { return c.kick(ctx, s, part) }))
+		err = errors.Join(err, c.at(ctx, s, c.timeout, func(ctx context.Context) error { return c.kick(ctx, s, part) }))
 	}
 	return err
 }

@@ -291,6 +291,11 @@ func TestSlow(t *testing.T) {
 	_, err := newClient(t, doveadm.Config{Timeout: 30 * time.Millisecond}).Who(t.Context(), backendAt(addr))
 	wantError(t, err, director.ErrUnreachable, "30ms")
 	wantError(t, err, context.DeadlineExceeded)
+	c := newClient(t, doveadm.Config{Timeout: 30 * time.Millisecond, ListTimeout: 60 * time.Millisecond})
+	_, err = c.Who(t.Context(), backendAt(addr))
+	wantError(t, err, director.ErrUnreachable, "60ms")
+	_, err = c.Find(t.Context(), backendAt(addr), "ada")
+	wantError(t, err, director.ErrUnreachable, "30ms")
 }
 
 func TestContextEnds(t *testing.T) {

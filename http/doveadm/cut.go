@@ -36,7 +36,7 @@ func (c *Client) Cut(ctx context.Context, backend netip.Addr, user string) (prox
 	for i, addr := range all {
 		wg.Go(func() {
 			s := server{"proxy", addr}
-			failures[i] = c.at(ctx, s, func(ctx context.Context) error { return c.cut(ctx, s, backend.Unmap(), user) })
+			failures[i] = c.at(ctx, s, c.timeout, func(ctx context.Context) error { return c.cut(ctx, s, backend.Unmap(), user) })
 		})
 	}
 	wg.Wait()

@@ -73,7 +73,7 @@ func (c *Client) search(s server) {
 		if len(now.users) == 1 {
 			masks = c.masks(now.users[0])
 		}
-		now.sessions, now.err = c.who(c.life, s, masks)
+		now.sessions, now.err = c.who(c.life, s, c.timeout, masks)
 		close(now.done)
 	}
 }

@@ -92,6 +92,7 @@ func (s *site) moves() map[string]bool {
 	for _, d := range s.directors {
 		for line := range strings.Lines(d.Log()) {
 			if _, move, ok := strings.Cut(line, "user moved from a lost backend"); ok {
+				move, _, _ = strings.Cut(move, " service=")
 				moves[move] = true
 			}
 		}
