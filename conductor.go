@@ -144,7 +144,7 @@ func (k *Conductor) look(ctx context.Context, tasks []Task) {
 	task := k.config.Auto
 	plan, _, err := k.config.balance(limited, task.Slack, k.config.Director.View())
 	if task.Total = len(plan.Moves); err == nil && task.Total > 0 {
-		err = k.config.Tasks.Order(limited, task)
+		err = k.config.Tasks.Order(limited, task, nil)
 	}
 	if err != nil && ctx.Err() == nil {
 		k.log.Warn("it could not be looked whether users are evenly spread; it is tried again", "after", lookEvery, "error", err)

@@ -31,6 +31,7 @@ type errand struct {
 	begun     []director.Move
 	times     []time.Time
 	ended     []string
+	stood     []director.Standing
 	notes     []string
 	begins    time.Time
 	// slow is how long a move takes. Every third is given up if they are fickle.
@@ -55,9 +56,12 @@ func (e *errand) Tasks(context.Context) ([]director.Task, error) {
 	return tasks, nil
 }
 
-func (e *errand) Order(_ context.Context, t director.Task) error {
+func (e *errand) Order(_ context.Context, t director.Task, s *director.Standing) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if s != nil {
+		e.stood = append(e.stood, *s)
+	}
 	e.tasks = append(e.tasks, t)
 	return nil
 }
@@ -138,6 +142,8 @@ func (e *errand) Begin(_ context.Context, m director.Move, _ time.Duration) (dir
 }
 
 func (e *errand) Who(_ context.Context, b director.Backend) (sessions []director.Session, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if e.down {
 		return nil, fmt.Errorf("%w: %s", director.ErrUnreachable, b.Name)
 	}

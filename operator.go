@@ -361,6 +361,13 @@ func (o *Operator) Journal(ctx context.Context, name string, before int64, most 
 
 // ForgetReplica drops a replica that has died, so that moves do not wait for it.
 func (o *Operator) ForgetReplica(ctx context.Context, name, actor string) error {
+	replicas, err := o.config.Ledger.Replicas(ctx)
+	if err != nil {
+		return err
+	}
+	if i := slices.IndexFunc(replicas, func(r Replica) bool { return r.Name == name }); i >= 0 && replicas[i].Silent <= silentAfter {
+		return refuse("replica %s is there: it was heard of %s ago; one that has ended can be forgotten %s later", name, replicas[i].Silent.Round(time.Second), silentAfter)
+	}
 	forgotten, err := o.config.Ledger.ForgetReplica(ctx, name, actor)
 	if err == nil && !forgotten {
 		return notFound("no replica %q is known", name)

@@ -42,6 +42,9 @@ type TaskReport struct {
 	Note           string  `json:"note,omitempty"`
 }
 
+// maxTaskName is how long a task's name may be, in bytes: the width of its column.
+const maxTaskName = 255
+
 // MaxSlack is the most that a backend may be allowed to have over its share.
 const MaxSlack = 10.0
 
@@ -87,6 +90,8 @@ func (o *Operator) Evacuate(ctx context.Context, backend string, order TaskOrder
 	switch {
 	case !underWay && !evacuable(view, backend, o.config.Director.now()):
 		return nil, notFound("no backend %s is alive; alive are %s; the users of one that is lost are moved by themselves", backend, aliveNames(view))
+	case len(Task{Kind: Evacuate, Backend: backend}.Name()) > maxTaskName:
+		return nil, refuse("the name of backend %s is too long for a task: %d bytes are the most", backend, maxTaskName-len(Evacuate)-1)
 	case o.config.Sessions == nil:
 		return nil, refuse("users cannot be moved: no doveadm key is configured (--doveadm-key-file)")
 	case !underWay && !slices.ContainsFunc(view.Members(), func(m Member) bool { return m.Name != backend }):
@@ -97,14 +102,13 @@ func (o *Operator) Evacuate(ctx context.Context, backend string, order TaskOrder
 		return nil, err
 	}
 	claim, _ := claim(view.sets, backend)
+	var drain *Standing
 	standing := o.config.Director.standing(backend)
 	if standing.State != Drain && claim != unwanted {
 		standing.State, standing.Actor, standing.Note = Drain, order.Actor, order.Note
-		if err := o.config.Ledger.Stand(ctx, standing); err != nil {
-			return nil, err
-		}
+		drain = &standing
 	}
-	return o.order(ctx, order.task(Evacuate, backend, users[backend]), users)
+	return o.order(ctx, order.task(Evacuate, backend, users[backend]), drain, users)
 }
 
 // evacuable reports whether users can be moved off a backend one by one: it can be asked for their sessions, or will be again.
@@ -129,17 +133,17 @@ func (o *Operator) Rebalance(ctx context.Context, order TaskOrder) (*TaskReport,
 		return nil, err
 	}
 	if i := slices.IndexFunc(tasks, func(t Task) bool { return t.Kind == Rebalance }); i >= 0 {
-		return o.order(ctx, order.task(Rebalance, "", tasks[i].Total), nil) // even a backend that does not answer cannot keep it from being paused
+		return o.order(ctx, order.task(Rebalance, "", tasks[i].Total), nil, nil) // even a backend that does not answer cannot keep it from being paused
 	}
 	report, err := o.Plan(ctx, order.Slack)
 	if err != nil {
 		return nil, err
 	}
-	return o.order(ctx, order.task(Rebalance, "", report.Moves), nil)
+	return o.order(ctx, order.task(Rebalance, "", report.Moves), nil, nil)
 }
 
-func (o *Operator) order(ctx context.Context, t Task, users map[string]int) (*TaskReport, error) {
-	if err := o.config.Tasks.Order(ctx, t); err != nil {
+func (o *Operator) order(ctx context.Context, t Task, s *Standing, users map[string]int) (*TaskReport, error) {
+	if err := o.config.Tasks.Order(ctx, t, s); err != nil {
 		return nil, err
 	}
 	tasks, err := o.tasks(ctx, users)

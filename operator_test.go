@@ -113,6 +113,7 @@ func TestEvacuationsOfBackendsThatEnd(t *testing.T) {
 		"it is scaled away and still serves":      {backend: removed, order: director.TaskOrder{Rate: 7}},
 		"a pause when its users wait no more":     {backend: gone, underWay: true, order: director.TaskOrder{Rate: 7, Paused: true}, drained: true},
 		"its users wait no more":                  {backend: gone, refused: "the users of one that is lost are moved by themselves"},
+		"a name that no task can have":            {backend: -1, refused: "is too long for a task: 246 bytes are the most"},
 		"nobody has seen it":                      {backend: 9, refused: "no backend dovecot-backend-9 is alive"},
 		"another rate of one that was never seen": {backend: 9, underWay: true, order: director.TaskOrder{Rate: 9}},
 	} {
@@ -135,10 +136,16 @@ func TestEvacuationsOfBackendsThatEnd(t *testing.T) {
 					tasks.tasks = []director.Task{{Kind: director.Evacuate, Backend: backend(tc.backend).Name}}
 				}
 				o := director.NewOperator(director.OperatorConfig{Director: b.Director, Ledger: book, Tasks: tasks, Sessions: tasks})
-				report, err := o.Evacuate(t.Context(), backend(tc.backend).Name, tc.order)
+				name := strings.Repeat("b", 247)
+				if tc.backend >= 0 {
+					name = backend(tc.backend).Name
+				} else {
+					observe(append(ending, director.Backend{Name: name, Addr: backend(7).Addr}))
+				}
+				report, err := o.Evacuate(t.Context(), name, tc.order)
 				if tc.refused != "" {
-					if err == nil || !strings.Contains(err.Error(), tc.refused) || len(book.standings) > 0 || len(tasks.tasks) > 0 {
-						t.Errorf("%v, %+v, %+v", err, book.standings, tasks.tasks)
+					if err == nil || !strings.Contains(err.Error(), tc.refused) || len(tasks.stood) > 0 || len(tasks.tasks) > 0 {
+						t.Errorf("%v, %+v, %+v", err, tasks.stood, tasks.tasks)
 					}
 					return
 				}
@@ -148,8 +155,8 @@ func TestEvacuationsOfBackendsThatEnd(t *testing.T) {
 				if last := tasks.tasks[len(tasks.tasks)-1]; last.Rate != tc.order.Rate || last.Paused != tc.order.Paused {
 					t.Errorf("%+v", last)
 				}
-				if drained := len(book.standings) > 0; drained != tc.drained {
-					t.Errorf("%+v", book.standings)
+				if drained := len(tasks.stood) > 0 && tasks.stood[0].State == director.Drain; drained != tc.drained {
+					t.Errorf("%+v", tasks.stood)
 				}
 			})
 		})

@@ -68,8 +68,8 @@ type Tasks interface {
 	Lead(ctx context.Context) (bool, error)
 	// Tasks returns all, in the order of their begin.
 	Tasks(ctx context.Context) ([]Task, error)
-	// Order begins a task, or changes the one of that name.
-	Order(ctx context.Context, t Task) error
+	// Order begins a task, or changes the one of that name, and with it puts a standing in force unless that is nil.
+	Order(ctx context.Context, t Task, s *Standing) error
 	// End removes a task and notes why. It reports whether there was one.
 	End(ctx context.Context, name, actor, note string) (bool, error)
 	// Residents returns the users of backends, as rows name them. Who is being moved counts where he goes, and stays there; who was to

@@ -237,12 +237,17 @@ func (a *Admin) user(_ http.ResponseWriter, r *http.Request) (int, any, error) {
 func (a *Admin) move(w http.ResponseWriter, r *http.Request) (int, any, error) {
 	order, actor, err := readOrder[moveOrder](w, r)
 	if err == nil {
-		err = errors.Join(checkNote(order.Note), checkName("to", order.To, true))
+		err = checkNote(order.Note)
+	}
+	to := ""
+	if order.To != nil {
+		to = *order.To
+		err = errors.Join(err, checkName("to", to))
 	}
 	if err != nil {
 		return 0, nil, err
 	}
-	state, err := a.operator.Move(r.Context(), director.MoveOrder{User: r.PathValue("user"), To: order.To, Force: order.Force, Actor: actor, Note: order.Note})
+	state, err := a.operator.Move(r.Context(), director.MoveOrder{User: r.PathValue("user"), To: to, Force: order.Force, Actor: actor, Note: order.Note})
 	return http.StatusAccepted, state, err
 }
 
@@ -280,7 +285,7 @@ func (a *Admin) kick(w http.ResponseWriter, r *http.Request) (int, any, error) {
 func (a *Admin) stand(w http.ResponseWriter, r *http.Request) (int, any, error) {
 	order, actor, err := readOrder[standOrder](w, r)
 	if err == nil {
-		err = errors.Join(checkName("backend", r.PathValue("backend"), false), checkNote(order.Note), order.check())
+		err = errors.Join(checkName("backend", r.PathValue("backend")), checkNote(order.Note), order.check())
 	}
 	if err != nil {
 		return 0, nil, err
@@ -335,7 +340,7 @@ func (a *Admin) journal(_ http.ResponseWriter, r *http.Request) (int, any, error
 func (a *Admin) forgetReplica(w http.ResponseWriter, r *http.Request) (int, any, error) {
 	_, actor, err := readOrder[struct{}](w, r)
 	if err == nil {
-		err = checkName("replica", r.PathValue("replica"), false)
+		err = checkName("replica", r.PathValue("replica"))
 	}
 	if err != nil {
 		return 0, nil, err

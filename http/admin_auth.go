@@ -29,8 +29,9 @@ func hashed(tokens []string) [][sha256.Size]byte {
 
 // check returns why a request is refused, nil if it is not.
 func (g guard) check(r *http.Request) *requestError {
-	// Pages in an operator's browser can reach what he can.
-	if err := g.origins.Check(r); err != nil {
+	// Pages in an operator's browser can reach what he can. They cannot read what they are answered, but to look costs something too.
+	site := r.Header.Get("Sec-Fetch-Site")
+	if err := g.origins.Check(r); err != nil || site != "" && site != "same-origin" && site != "none" {
 		return &requestError{http.StatusForbidden, "requests from pages of other sites are refused"}
 	}
 	if len(g.writers) == 0 && len(g.readers) == 0 {

@@ -95,7 +95,11 @@ func (c *Client) UserOf(ctx context.Context, name string) (*director.UserReport,
 
 // Move implements Operator.
 func (c *Client) Move(ctx context.Context, o director.MoveOrder) (*director.MoveState, error) {
-	return ask[director.MoveState](ctx, c, http.MethodPost, "/users/"+segment(o.User)+"/move", o.Actor, moveOrder{To: o.To, Force: o.Force, Note: o.Note})
+	order := moveOrder{Force: o.Force, Note: o.Note}
+	if o.To != "" {
+		order.To = &o.To
+	}
+	return ask[director.MoveState](ctx, c, http.MethodPost, "/users/"+segment(o.User)+"/move", o.Actor, order)
 }
 
 // Pin implements Operator.

@@ -97,6 +97,9 @@ func decodeOrder(body []byte, order any) error {
 	if body[0] != '{' {
 		return badRequest("the body is not a JSON object")
 	}
+	if err := checkObject(body); err != nil {
+		return err
+	}
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(order); err != nil {
@@ -107,6 +110,42 @@ func decodeOrder(body []byte, order any) error {
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return badRequest("the body is more than one JSON object")
+	}
+	return nil
+}
+
+// checkObject refuses what encoding/json would pass over: broken text, which it repairs, and one field that is there twice, or in another
+// case, of which it takes the last. What else is wrong it leaves to the decoder.
+func checkObject(body []byte) error {
+	if !utf8.Valid(body) {
+		return badRequest("the body is not valid UTF-8")
+	}
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	if _, err := decoder.Token(); err != nil {
+		return nil
+	}
+	seen := map[string]bool{}
+	for decoder.More() {
+		token, err := decoder.Token()
+		if err != nil {
+			return nil
+		}
+		name, _ := token.(string)
+		if folded := strings.ToLower(name); seen[folded] {
+			return badRequest("the body: %.60q is there more than once", name)
+		} else if folded != name {
+			return badRequest("the body: unknown field %.60q", name)
+		}
+		seen[name] = true
+		var value json.RawMessage
+		if decoder.Decode(&value) != nil {
+			return nil
+		}
+		if value[0] == '"' {
+			if _, ok := text(value); !ok {
+				return badRequest("the body: the value of %q is not valid text", name)
+			}
+		}
 	}
 	return nil
 }
@@ -130,12 +169,17 @@ func checkNote(note string) error {
 }
 
 // checkName checks the name of a backend or a replica.
-func checkName(what, name string, optional bool) error {
-	if name == "" && optional {
-		return nil
+func checkName(what, name string) error {
+	if err := CheckName(name); err != nil {
+		return badRequest("%s: %v", what, err)
 	}
+	return nil
+}
+
+// CheckName returns what is wrong with the name of a backend or a replica.
+func CheckName(name string) error {
 	if name == "" || len(name) > maxName || !printable(name) {
-		return badRequest("%s: %.60q is not a name: printable text of at most %d bytes", what, name, maxName)
+		return fmt.Errorf("%.60q is not a name: printable text of at most %d bytes", name, maxName)
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ func (a *Admin) evacuate(w http.ResponseWriter, r *http.Request) (int, any, erro
 		return 0, nil, err
 	}
 	task, err := taskOrder(order.Rate, order.By, nil)
-	if err = errors.Join(checkName("backend", r.PathValue("backend"), false), checkNote(order.Note), err); err != nil {
+	if err = errors.Join(checkName("backend", r.PathValue("backend")), checkNote(order.Note), err); err != nil {
 		return 0, nil, err
 	}
 	task.Paused, task.Actor, task.Note = order.Paused, actor, order.Note
@@ -108,7 +108,7 @@ func (a *Admin) plan(_ http.ResponseWriter, r *http.Request) (int, any, error) {
 func (a *Admin) cancelEvacuation(w http.ResponseWriter, r *http.Request) (int, any, error) {
 	note, actor, err := readNote(w, r)
 	if err == nil {
-		err = checkName("backend", r.PathValue("backend"), false)
+		err = checkName("backend", r.PathValue("backend"))
 	}
 	if err != nil {
 		return 0, nil, err

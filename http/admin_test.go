@@ -269,6 +269,7 @@ func TestAdminTakesNoHostileInput(t *testing.T) {
 		if verb.method != http.MethodGet {
 			for name, body := range map[string]string{
 				"bad JSON": `{"note":`, "no JSON": `note`, "an array": `[]`, "null": `null`, "a string": `"x"`, "an unknown field": `{"colour":1}`, "two objects": `{} {}`,
+				"a field twice": `{"note":"a","note":"b"}`, "a field in another case": `{"Note":"a"}`, "no UTF-8": "{\"note\":\"\xff\"}", "half a character": `{"note":"\ud800"}`,
 				"an object and more": `{}]`, "a deep one": strings.Repeat(`{"a":`, 2000),
 			} {
 				cases[name] = hostile{path: verb.path, body: body, want: 400, text: "body"}
@@ -285,6 +286,9 @@ func TestAdminTakesNoHostileInput(t *testing.T) {
 			for name, note := range map[string]string{"long": strings.Repeat("x", maxNote+1), "two-line": `a\nb`, "colourful": `\u001b[2J`, "NUL": `\u0000`} {
 				cases["a "+name+" note"] = hostile{path: verb.path, body: strings.Replace(verb.body, "why", note, 1), want: 400, text: "note: "}
 			}
+		}
+		if strings.HasSuffix(verb.route, "/move") {
+			cases["to a backend without a name"] = hostile{path: verb.path, body: `{"to":""}`, want: 400, text: "to: "}
 		}
 		if strings.Contains(verb.route, "{user}") {
 			for name, user := range map[string]string{"NUL": "%00", "NUL within": "a%00b", "no UTF-8": "%ff", "256 characters": strings.Repeat("x", 256), "half a rune": "%C3"} {
@@ -431,7 +435,7 @@ func TestTokensAndWhatTheyMay(t *testing.T) {
 		"for reading":              {bearer(reader), 200, 403},
 		"for all":                  {bearer(writer), 200, 200},
 		"for all, in small":        {[]string{"authorization", "bearer " + writer}, 200, 200},
-		"for all, from a page":     {append(bearer(writer), "Sec-Fetch-Site", "cross-site"), 200, 403},
+		"for all, from a page":     {append(bearer(writer), "Sec-Fetch-Site", "cross-site"), 403, 403},
 		"for all, by another name": {append(bearer(writer), "Host", "director.mail.svc"), 200, 200},
 	} {
 		for _, verb := range adminVerbs {
@@ -466,6 +470,12 @@ func TestWithoutTokensOnlyThisMachineIsAnswered(t *testing.T) {
 		r.Host = host
 		if w := answerTo(NewAdmin(AdminConfig{Operator: o}), r); w.Code != want || len(o.calls) != 0 != (want == 200) {
 			t.Errorf("%q: %d %s, asked %v; want %d", host, w.Code, w.Body, o.calls, want)
+		}
+	}
+	for _, site := range []string{"cross-site", "same-site"} {
+		o := newOperator(t)
+		if w := answerTo(NewAdmin(AdminConfig{Operator: o}), adminRequest("GET", "/status?sessions=true", "", "Sec-Fetch-Site", site)); w.Code != 403 || len(o.calls) != 0 {
+			t.Errorf("a page's look, %s: %d %s, asked %v", site, w.Code, w.Body, o.calls)
 		}
 	}
 	for _, headers := range [][]string{{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}, {"Origin", "http://evil.example"}, {"Origin", "null"}} {

@@ -183,7 +183,7 @@ func TestTheDocumentNamesWhatOrdersHold(t *testing.T) {
 	d := readDocument(t)
 	weight, rate, by, slack := 1, 50, soon, 0.1
 	for name, order := range map[string]any{
-		"MoveOrder":       moveOrder{To: "b", Force: true, Note: "n"},
+		"MoveOrder":       moveOrder{To: new("b"), Force: true, Note: "n"},
 		"NoteOrder":       noteOrder{"n"},
 		"EvacuationOrder": evacuationOrder{Rate: &rate, By: &by, Paused: true, Note: "n"},
 		"RebalanceOrder":  rebalanceOrder{Rate: &rate, By: &by, Slack: &slack, Paused: true, Note: "n"},

@@ -81,9 +81,9 @@ func AnswerOf(s director.Standing) StandAnswer {
 // The orders that come in a body. What is missing is the zero value.
 type (
 	moveOrder struct {
-		To    string `json:"to,omitempty"`
-		Force bool   `json:"force,omitempty"`
-		Note  string `json:"note,omitempty"`
+		To    *string `json:"to,omitempty"`
+		Force bool    `json:"force,omitempty"`
+		Note  string  `json:"note,omitempty"`
 	}
 
 	noteOrder struct {

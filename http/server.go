@@ -64,7 +64,9 @@ func NewServer(handler http.Handler, log *slog.Logger, options ...ServerOption) 
 		WriteTimeout:   writeLimit,
 		IdleTimeout:    idleLimit,
 		MaxHeaderBytes: maxHeader,
-		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		// OPTIONS * is for the handler, too.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
 			return context.WithValue(ctx, connectionKey{}, newConnection(time.Now()))
 		},

@@ -188,25 +188,27 @@ func (l *Ledger) Note(ctx context.Context, e director.Entry) error {
 
 // Stand puts what an operator wants of a backend in force.
 func (l *Ledger) Stand(ctx context.Context, s director.Standing) error {
-	return l.write(ctx, func(w *writing) error {
-		if _, err := w.exec(`
-			INSERT INTO director_backend (backend, state, weight, changed_at, actor, note) VALUES (?, ?, ?, {now}, ?, ?)
-			ON CONFLICT (backend) DO UPDATE SET state = excluded.state, weight = excluded.weight, changed_at = excluded.changed_at, actor = excluded.actor, note = excluded.note`,
-			s.Backend, string(s.State), s.Weight, s.Actor, s.Note); err != nil {
-			return err
-		}
-		note := fmt.Sprintf("state %s, weight %d", s.State, s.Weight)
-		if s.Weight == 0 {
-			note = fmt.Sprintf("state %s", s.State)
-		}
-		if s.Note != "" {
-			note += ": " + s.Note
-		}
-		if err := w.note(director.Entry{Subject: director.AboutBackend, To: s.Backend, Actor: s.Actor, Note: note}); err != nil {
-			return err
-		}
-		return w.tell()
-	})
+	return l.write(ctx, func(w *writing) error { return w.stand(s) })
+}
+
+func (w *writing) stand(s director.Standing) error {
+	if _, err := w.exec(`
+		INSERT INTO director_backend (backend, state, weight, changed_at, actor, note) VALUES (?, ?, ?, {now}, ?, ?)
+		ON CONFLICT (backend) DO UPDATE SET state = excluded.state, weight = excluded.weight, changed_at = excluded.changed_at, actor = excluded.actor, note = excluded.note`,
+		s.Backend, string(s.State), s.Weight, s.Actor, s.Note); err != nil {
+		return err
+	}
+	note := fmt.Sprintf("state %s, weight %d", s.State, s.Weight)
+	if s.Weight == 0 {
+		note = fmt.Sprintf("state %s", s.State)
+	}
+	if s.Note != "" {
+		note += ": " + s.Note
+	}
+	if err := w.note(director.Entry{Subject: director.AboutBackend, To: s.Backend, Actor: s.Actor, Note: note}); err != nil {
+		return err
+	}
+	return w.tell()
 }
 
 // Standings returns what operators want of backends, of all that something was said about.

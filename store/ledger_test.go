@@ -26,7 +26,7 @@ var ledgers = map[string]func(t *testing.T) ledgerBench{
 		return ledgerBench{
 			open: func(t *testing.T, replica string) *store.DB { return open(t, store.Config{URL: url, Replica: replica}) },
 			exec: func(t *testing.T, statement string) { pgtest.Exec(t, url, statement) },
-			past: "now() - interval '1 second'", soon: "now() + interval '2 seconds'",
+			past: "now() - interval '1 second'", soon: "now() + interval '2 seconds'", far: "now() + interval '7000 years'",
 		}
 	},
 	"PgBouncer": func(t *testing.T) ledgerBench {
@@ -37,7 +37,7 @@ var ledgers = map[string]func(t *testing.T) ledgerBench{
 				return open(t, store.Config{URL: through, Replica: replica})
 			},
 			exec: func(t *testing.T, statement string) { pgtest.Exec(t, url, statement) },
-			past: "now() - interval '1 second'", soon: "now() + interval '2 seconds'",
+			past: "now() - interval '1 second'", soon: "now() + interval '2 seconds'", far: "now() + interval '7000 years'",
 		}
 	},
 	"SQLite": func(t *testing.T) ledgerBench {
@@ -58,7 +58,7 @@ var ledgers = map[string]func(t *testing.T) ledgerBench{
 					t.Fatalf("%s: %v", statement, err)
 				}
 			},
-			past: "unixepoch('subsec') * 1000 - 1000", soon: "unixepoch('subsec') * 1000 + 2000",
+			past: "unixepoch('subsec') * 1000 - 1000", soon: "unixepoch('subsec') * 1000 + 2000", far: "unixepoch('subsec') * 1000 + 220898664000000",
 		}
 	},
 }
@@ -66,8 +66,8 @@ var ledgers = map[string]func(t *testing.T) ledgerBench{
 type ledgerBench struct {
 	open func(t *testing.T, replica string) *store.DB
 	exec func(t *testing.T, statement string)
-	// past and soon are times that are over, and too near to switch a user.
-	past, soon string
+	// past and soon are times that are over, and too near to switch a user; far is no time that anybody will see.
+	past, soon, far string
 }
 
 // overLedgers runs a test on each kind of ledger.
@@ -344,6 +344,44 @@ func TestReplicasThatAreSilent(t *testing.T) {
 	})
 }
 
+// TestOrdersAreWhole holds that a task and the standing that goes with it are ordered both or not at all.
+func TestOrdersAreWhole(t *testing.T) {
+	overLedgers(t, func(t *testing.T, b ledgerBench) {
+		one, _ := follow(t, b, "replica-1")
+		task, drain := director.Task{Kind: "dance", Backend: "b-0"}, director.Standing{Backend: "b-0", State: director.Drain}
+		if err := one.Order(t.Context(), task, &drain); err == nil {
+			t.Error("there is no such kind of task")
+		}
+		if standings := must[[]director.Standing](t)(one.Standings(t.Context())); len(standings) > 0 {
+			t.Errorf("%+v", standings)
+		}
+		task.Kind = director.Evacuate
+		if err := one.Order(t.Context(), task, &drain); err != nil {
+			t.Fatal(err)
+		}
+		if standings := must[[]director.Standing](t)(one.Standings(t.Context())); len(standings) != 1 || standings[0].State != director.Drain {
+			t.Errorf("%+v", standings)
+		}
+	})
+}
+
+// TestRowsOfTheFuture holds that they do not count as written a moment ago, for ever.
+func TestRowsOfTheFuture(t *testing.T) {
+	overLedgers(t, func(t *testing.T, b ledgerBench) {
+		one, _ := follow(t, b, "replica-1")
+		assign(t, one.db, "ada", "", "b-0", director.Proposed)
+		b.exec(t, "UPDATE mailbox_username_backend SET last_ts = "+b.soon)
+		if m := must[director.Mapping](t)(one.db.Get(t.Context(), "ada")); m.Age != 0 {
+			t.Errorf("clocks differ a little: age %s", m.Age)
+		}
+		b.exec(t, "UPDATE mailbox_username_backend SET last_ts = "+b.far)
+		if m := must[director.Mapping](t)(one.db.Get(t.Context(), "ada")); m.Age < time.Hour {
+			t.Errorf("age %s", m.Age)
+		}
+		must[director.Move](t)(one.Begin(t.Context(), director.Move{User: "ada", From: "b-0", To: "b-1", Reason: director.Moved, Quiet: time.Minute}, time.Minute))
+	})
+}
+
 // TestReplicasOfOneName holds that nobody is moved while two directors use one name: each would vouch for what the other has not heard.
 func TestReplicasOfOneName(t *testing.T) {
 	overLedgers(t, func(t *testing.T, b ledgerBench) {
@@ -525,12 +563,12 @@ func TestTasks(t *testing.T) {
 			{Kind: director.Rebalance, By: time.Hour, Slack: 0.05, Total: 3, Actor: "bob"},
 		}
 		for _, order := range orders {
-			if err := one.Order(t.Context(), order); err != nil {
+			if err := one.Order(t.Context(), order, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
 		orders[0].Paused = true
-		if err := two.Order(t.Context(), orders[0]); err != nil {
+		if err := two.Order(t.Context(), orders[0], nil); err != nil {
 			t.Fatal(err)
 		}
 		tasks := must[[]director.Task](t)(two.Tasks(t.Context()))

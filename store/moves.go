@@ -63,7 +63,7 @@ func (l *Ledger) Begin(ctx context.Context, m director.Move, deadline time.Durat
 			return err
 		case row.Backend != m.From:
 			return fmt.Errorf("%w: %s is on %s, not on %s", director.ErrMovedMeanwhile, m.User, row.Backend, m.From)
-		case seconds(row.Age) < m.Quiet:
+		case age(row.Age) < m.Quiet:
 			return director.ErrNotQuiet
 		}
 		// What died before it had ended is in nobody's way.

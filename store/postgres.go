@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/url"
 	"strconv"
@@ -205,11 +206,29 @@ type row struct {
 }
 
 func (r row) mapping() director.Mapping {
-	m := director.Mapping{Backend: r.Backend, Age: max(0, seconds(r.Age))}
+	m := director.Mapping{Backend: r.Backend, Age: age(r.Age)}
 	if r.MovingTo.Valid {
 		m.Moving = &director.Moving{To: r.MovingTo.String, Left: seconds(r.MovingFor.Float64)}
 	}
 	return m
+}
+
+const (
+	// ahead is by how much a row may be younger than now: clocks that were set differ by that.
+	ahead = time.Minute
+	// unknownAge stands for the age of rows from the future: nothing is known of when they were written, but that was not a moment ago.
+	unknownAge = 24 * time.Hour
+)
+
+// age is how old a row is that is so many seconds old by the database.
+func age(s float64) time.Duration {
+	switch {
+	case s < -ahead.Seconds():
+		return unknownAge
+	case s > math.MaxInt64/2e9:
+		return math.MaxInt64 / 2
+	}
+	return max(0, seconds(s))
 }
 
 // seconds is so many of them.

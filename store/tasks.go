@@ -68,7 +68,7 @@ func (l *Ledger) Tasks(ctx context.Context) ([]director.Task, error) {
 }
 
 // Order implements director.Tasks.
-func (l *Ledger) Order(ctx context.Context, t director.Task) error {
+func (l *Ledger) Order(ctx context.Context, t director.Task, s *director.Standing) error {
 	var due *float64
 	if t.By > 0 {
 		due = new(t.By.Seconds())
@@ -81,6 +81,11 @@ func (l *Ledger) Order(ctx context.Context, t director.Task) error {
 				actor = excluded.actor, note = excluded.note`,
 			t.Name(), string(t.Kind), t.Backend, t.Rate, due, t.Slack, t.Paused, t.Total, t.Actor, t.Note); err != nil {
 			return err
+		}
+		if s != nil {
+			if err := w.stand(*s); err != nil {
+				return err
+			}
 		}
 		note := fmt.Sprintf("%s of %d users, %d a minute", t.Kind, t.Total, t.Rate)
 		switch {

@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"io"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	director "github.com/k-web-s/go-dovecot-director"
@@ -28,6 +29,7 @@ type mappingImport struct {
 
 	rows, repeated, nameless int
 
+	latest time.Time // that somebody can have been seen: clocks differ a little
 	seed   maphash.Seed
 	first  map[uint64]mention
 	number map[string]uint32 // of a backend
@@ -38,7 +40,7 @@ type mappingImport struct {
 type mention struct{ line, backend uint32 }
 
 func newMappingImport(file io.ReadSeeker, users director.UserFormat) *mappingImport {
-	return &mappingImport{file: file, users: users, seed: maphash.MakeSeed(), first: map[uint64]mention{}, number: map[string]uint32{}}
+	return &mappingImport{file: file, users: users, latest: time.Now().Add(time.Minute), seed: maphash.MakeSeed(), first: map[uint64]mention{}, number: map[string]uint32{}}
 }
 
 // errUnknownBackend says that a row names no backend that is known.
@@ -147,6 +149,9 @@ func (m *mappingImport) row(row mappingRow) (director.Row, error) {
 		return director.Row{}, err
 	}
 	r := director.Row{User: user.Name, Backend: row.backend, LastSeen: row.lastSeen}
+	if r.LastSeen.After(m.latest) {
+		return r, fmt.Errorf("last_ts: %s is in the future; leave it empty if it is not known", r.LastSeen.Format(time.RFC3339))
+	}
 	if m.known == nil {
 		return r, checkBackend(row.backend)
 	}

@@ -47,7 +47,7 @@ func TestServeShowsTheMetricsOfTheReadme(t *testing.T) {
 	p.rows(map[string]int{"b-0": 3})
 	p.exec(`INSERT INTO director_task (name, kind, backend, rate, slack, paused, total, begun_at, actor, note) VALUES ('evacuate b-9', 'evacuate', 'b-9', 7, 0, 1, 50, 0, 'eve', '')`)
 	i := start(t, "--endpoints-file", file(t, fmt.Sprintf("- name: b-0\n  address: %s\n", host)), "--database-url", p.url,
-		"--doveadm-key-file", file(t, "key"), "--doveadm-port", port, "--session-poll", "100ms")
+		"--doveadm-key-file", file(t, "key"), "--doveadm-port", port, "--session-poll", "1s")
 	i.lookup(`{"user":"ada"}`)
 	var shown map[string]string
 	defer func() {

@@ -132,7 +132,7 @@ func TestOperatingADirector(t *testing.T) {
 		"a backend that is none":       {[]string{"drain", "dovecot-backend-8"}, exitFailure, "no backend dovecot-backend-8 is known"},
 		"off a backend that is alive":  {[]string{"off", "dovecot-backend-0", "--yes"}, exitFailure, "is alive: switched off"},
 		"a replica that is none":       {[]string{"forget-replica", "x/y", "--yes"}, exitFailure, `no replica "x/y" is known`},
-		"a user that is none":          {[]string{"user", ""}, exitFailure, "no such path"},
+		"a user that is none":          {[]string{"user", ""}, exitUsage, "an argument is empty"},
 		"a user that cannot be":        {[]string{"user", "\xff"}, exitFailure, "not valid UTF-8"},
 		"a kick that nobody confirms":  {[]string{"kick", "user-1"}, exitUsage, "kick user-1: all sessions of the user are ended; nobody can be asked here, so --yes is needed"},
 		"off likewise":                 {[]string{"off", "dovecot-backend-0", "--force"}, exitUsage, "--yes is needed"},

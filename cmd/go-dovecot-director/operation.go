@@ -15,6 +15,7 @@ import (
 	"time"
 
 	director "github.com/k-web-s/go-dovecot-director"
+	directorhttp "github.com/k-web-s/go-dovecot-director/http"
 	"github.com/k-web-s/go-dovecot-director/http/doveadm"
 	"github.com/k-web-s/go-dovecot-director/k8s"
 	"github.com/spf13/pflag"
@@ -49,13 +50,13 @@ type operationSettings struct {
 const rebalanceAuto = "auto"
 
 func (s *operationSettings) register(fs *pflag.FlagSet) {
-	add(fs, &s.replicaName, "replica-name", "name", "", "name of this replica, among all that share the database; if it is not set, the host's, with the address of the lookup API unless that is the default", parseText)
+	add(fs, &s.replicaName, "replica-name", "name", "", "name of this replica, among all that share the database; if it is not set, the host's, with the address of the lookup API unless that is the default", parseName)
 	add(fs, &s.journalFor, "journal-retention", "duration", "2160h", "how long entries of the journal are kept", parseDuration(time.Hour, 10*365*24*time.Hour))
 	add(fs, &s.doveadmKeyFile, "doveadm-key-file", "file", "", "file that holds the doveadm_api_key of backends and proxies; without it sessions can be neither seen nor ended", parseText)
 	add(fs, &s.doveadmPort, "doveadm-port", "port", "8080", "port of doveadm's HTTP API where the Service names none doveadm-http or doveadm", parsePortNumber)
 	add(fs, &s.proxyService, "proxy-service", "name", "", "the proxies' Service, in the same namespace: there sessions are ended to backends that do not answer", parseText)
 	add(fs, &s.proxies, "proxies", "addresses", "", "the proxies' doveadm listeners instead, as ADDRESS:PORT with commas between", parseAddrPorts)
-	add(fs, &s.sessionPoll, "session-poll", "duration", "1m0s", "how often each replica asks the backends who is logged in; 0s for never", parseDuration(0, time.Hour))
+	add(fs, &s.sessionPoll, "session-poll", "duration", "1m0s", "how often each replica asks the backends who is logged in; 0s for never", parsePoll)
 	add(fs, &s.pollJitter, "session-poll-jitter", "number", "0.2", "by which part of it that varies, so that replicas do not ask together", parseNumber(0, 1))
 	add(fs, &s.rebalance, "rebalance", "choice", "off", "even out how many users the backends have: auto does so all the time, off when it is ordered only", parseChoice("off", rebalanceAuto))
 	add(fs, &s.rebalanceRate, "rebalance-rate", "number", "10", "how many users auto moves in a minute, and --even-above", parseCount(1, director.MaxRate))
@@ -65,11 +66,30 @@ func (s *operationSettings) register(fs *pflag.FlagSet) {
 	add(fs, &s.minimumStay, "minimum-stay", "duration", "24h", "how long a user who was moved stays before he is moved for balance again", parseDuration(0, 365*24*time.Hour))
 }
 
+// parseAbove takes 0 for never.
 func parseAbove(s string) (float64, error) {
-	if s == "0" {
-		return 0, nil
+	n, err := parseNumber(0, director.MaxSlack)(s)
+	if err == nil && n > 0 && n < 1 {
+		err = fmt.Errorf("%v is less than a backend's share; the least is 1, and 0 is for never", n)
 	}
-	return parseNumber(1, director.MaxSlack)(s)
+	return n, err
+}
+
+// parsePoll takes 0 for never.
+func parsePoll(s string) (time.Duration, error) {
+	d, err := parseDuration(0, time.Hour)(s)
+	if err == nil && d > 0 && d < time.Second {
+		err = fmt.Errorf("%v is too often; the least is 1s, and 0s is for never", d)
+	}
+	return d, err
+}
+
+// parseName takes what can be written in the paths of the admin API.
+func parseName(s string) (string, error) {
+	if err := directorhttp.CheckName(s); err != nil {
+		return "", err
+	}
+	return s, nil
 }
 
 func parseNumber(least, most float64) func(string) (float64, error) {

@@ -203,6 +203,7 @@ func TestNothingIsWrittenIfALineIsBad(t *testing.T) {
 		"a bad last_ts":               {"ada,dovecot-backend-0,soon\n", `line 1: last_ts: "soon" is not a time`, "1 of its rows"},
 		"a user on two backends":      {"ada,dovecot-backend-0\nbob,dovecot-backend-1\nada,dovecot-backend-1\n", `line 3: the user "ada" is on dovecot-backend-1 here and on dovecot-backend-0 in line 1` + "\n", "1 of its rows"},
 		"the same by the user format": {"Ada,dovecot-backend-0\naDa,192.0.2.12\n", `line 2: the user "ada" is on dovecot-backend-1 here and on dovecot-backend-0 in line 1` + "\n", "1 of its rows"},
+		"a time to come":              {"ada,dovecot-backend-0,2999-01-02T03:04:05Z\n", "line 1: last_ts: 2999-01-02T03:04:05Z is in the future; leave it empty if it is not known\n", "1 of its rows cannot be imported; nothing was written"},
 		"an unknown name":             {"ada,dovecot-backend-3\n", `line 1: there is no such backend: "dovecot-backend-3"` + "\n", "1 of its rows cannot be imported, 1 of them for their backend; the known ones are dovecot-backend-0, dovecot-backend-1, dovecot-backend-2; nothing was written"},
 		"an unknown address":          {"ada,192.0.2.1\n", `line 1: there is no such backend: "192.0.2.1"`, "1 of its rows"},
 		"an unknown host":             {"ada,mail.dovecot-backend-0\n", `line 1: there is no such backend: "mail.dovecot-backend-0"`, "1 of its rows"},

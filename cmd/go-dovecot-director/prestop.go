@@ -49,7 +49,7 @@ func prestopCommand(c console) *cobra.Command {
 			backend = args[0]
 		}
 		if backend == "" {
-			return errors.New("no backend is named: set POD_NAME to the pod's name, by the downward API, or write it as an argument")
+			return usageError{errors.New("no backend is named: set POD_NAME to the pod's name, by the downward API, or write it as an argument")}
 		}
 		return v.stop(ctx, o, backend)
 	})

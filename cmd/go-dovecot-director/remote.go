@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -77,6 +78,9 @@ func (r *remote) command(cmd *cobra.Command, do func(ctx context.Context, o dire
 		cmd.ValidArgsFunction = cobra.NoFileCompletions
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if slices.Contains(args, "") {
+			return errors.New("an argument is empty: a variable of the shell that is not set?")
+		}
 		client, err := r.client()
 		if err != nil {
 			return err
@@ -84,10 +88,11 @@ func (r *remote) command(cmd *cobra.Command, do func(ctx context.Context, o dire
 		if err := r.confirm(cmd, args); err != nil {
 			return err
 		}
-		if err := do(cmd.Context(), client, args); err != nil {
-			return failure{err}
+		err = do(cmd.Context(), client, args)
+		if _, usage := errors.AsType[usageError](err); err == nil || usage {
+			return err
 		}
-		return nil
+		return failure{err}
 	}
 	return cmd
 }

@@ -28,6 +28,9 @@ type failure struct{ error }
 
 func (f failure) Unwrap() error { return f.error }
 
+// usageError is an error of the usage that only a command that runs can see.
+type usageError struct{ error }
+
 // run executes the command line and returns the exit code. It is main without the process, for tests.
 func run(ctx context.Context, args []string, env lookupEnv, stdout, stderr io.Writer) int {
 	root := &cobra.Command{
@@ -43,11 +46,13 @@ func run(ctx context.Context, args []string, env lookupEnv, stdout, stderr io.Wr
 	}
 	root.SetArgs(args)
 	root.SetOut(stdout)
+	logged := stderr // loggers quote what is to be quoted
+	shown, stderr := terminal{stdout}, io.Writer(terminal{stderr})
 	root.SetErr(stderr)
 	addGroup(root, "Commands:",
-		serveCommand(env, stderr), migrateCommand(env, stdout), exportCommand(env, stdout), importCommand(env, stdout, stderr),
-		simulateCommand(stdout, stderr), ringCommand(stdout))
-	addGroup(root, "Commands that ask a running director:", operateCommands(console{env: env, stdin: os.Stdin, stdout: stdout, stderr: stderr})...)
+		serveCommand(env, logged), migrateCommand(env, shown), exportCommand(env, stdout), importCommand(env, shown, stderr),
+		simulateCommand(shown, stderr), ringCommand(shown))
+	addGroup(root, "Commands that ask a running director:", operateCommands(console{env: env, stdin: os.Stdin, stdout: shown, stderr: stderr})...)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0

@@ -24,7 +24,7 @@ func (via *proxy) status(t *testing.T) (s director.StatusReport) {
 // Each director polls the backends for sessions: how many there are, that their users are alive, and that nobody is on two backends.
 func TestSessionsArePolled(t *testing.T) {
 	t.Parallel()
-	p := operated(t, "--session-poll", "200ms", "--touch-interval", "1s")
+	p := operated(t, "--session-poll", "1s", "--touch-interval", "1s")
 	for i := range 6 {
 		p.proxies[i%2].connect(t, fmt.Sprintf("u%d@example.org", i/2)) // each is logged in twice
 	}
@@ -87,7 +87,7 @@ func TestSessionsArePolled(t *testing.T) {
 func TestEvenOutBetweenLogins(t *testing.T) {
 	t.Parallel()
 	const users, staying = 30, 3
-	p := operated(t, "--session-poll", "500ms", "--even-above", "1.1", "--rebalance-rate", "6000")
+	p := operated(t, "--session-poll", "1s", "--even-above", "1.1", "--rebalance-rate", "6000")
 	p.database.exec(t, fmt.Sprintf(`INSERT INTO mailbox_username_backend SELECT 'u' || i || '@example.org', 'b0', now() FROM generate_series(0, %d) AS i`, users-1))
 	name := func(i int) string { return fmt.Sprintf("u%d@example.org", i) }
 	even := func() error {
