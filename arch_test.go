@@ -26,8 +26,9 @@ var rooms = map[string]struct{ ours, others []string }{
 	"http":                    {},
 	"http/doveadm":            {},
 	"http/metrics":            {others: []string{"github.com/prometheus/client_golang/prometheus"}},
+	"http/status":             {},
 	"cmd/loadgen":             {ours: []string{"store/pgtest"}},
-	"cmd/go-dovecot-director": {ours: []string{"http", "http/doveadm", "http/metrics", "k8s", "ring", "ring/sim", "store"}, others: []string{"github.com/spf13/", "golang.org/x/term"}},
+	"cmd/go-dovecot-director": {ours: []string{"http", "http/doveadm", "http/metrics", "http/status", "k8s", "ring", "ring/sim", "store"}, others: []string{"github.com/spf13/", "golang.org/x/term"}},
 }
 
 // domainFree is what the domain does without: with it, a rule could not be simulated.

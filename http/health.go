@@ -37,8 +37,18 @@ type Health struct {
 	mux      *http.ServeMux
 }
 
-// Show serves a handler's answers at a path, beside the rest. It is called before the first request.
-func (h *Health) Show(path string, handler http.Handler) { h.mux.Handle("GET "+path, handler) }
+// Show serves a handler's answers for a pattern of http.ServeMux, beside the rest. It is called before the first request.
+func (h *Health) Show(pattern string, handler http.Handler) { h.mux.Handle(pattern, handler) }
+
+// Unready says of each part that is not ready why, nothing if lookups may come.
+func (h *Health) Unready(ctx context.Context) (reasons []string) {
+	for _, p := range h.state(ctx).Parts {
+		if !p.Ready {
+			reasons = append(reasons, p.Name+": "+p.Detail)
+		}
+	}
+	return reasons
+}
 
 // NewHealth returns the operations API. It is ready when all parts are.
 func NewHealth(parts ...Part) *Health {

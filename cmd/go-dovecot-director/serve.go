@@ -9,7 +9,7 @@ import (
 
 	director "github.com/k-web-s/go-dovecot-director"
 	directorhttp "github.com/k-web-s/go-dovecot-director/http"
-	"github.com/k-web-s/go-dovecot-director/ring"
+	"github.com/k-web-s/go-dovecot-director/http/status"
 	"github.com/spf13/cobra"
 )
 
@@ -53,6 +53,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	stops.add("database", func(context.Context) error { return db.Close() })
 
 	var source source
+	var drawn drawnRing
 	d := director.New(director.Config{
 		Mappings:      db,
 		Counter:       db,
@@ -60,7 +61,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		Graces:        s.policy.graces,
 		Storm:         s.policy.storm,
 		Users:         s.policy.users,
-		BuildRing:     func(members []director.Member) director.Ring { return ring.Build(members) },
+		BuildRing:     drawn.build,
 		Confirm:       func() { source.Confirm() },
 		TouchInterval: s.policy.touchInterval,
 		Remember:      s.policy.rememberedUsers,
@@ -93,8 +94,16 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	measured.Show(shown(monitor, source, db))
 
 	health := directorhttp.NewHealth(viewPart(d, source), storePart(db), ordersPart(d))
-	health.Show("/metrics", measured)
-	lookups := directorhttp.NewServer(directorhttp.NewLookups(d, log, directorhttp.WithMeter(measured)), log)
+	health.Show("GET /metrics", measured)
+	traffic := &status.Traffic{}
+	page := status.New(status.Config{
+		Vitals: monitor.Vitals, Around: around(health, source, db), Shares: drawn.shares, Journal: ledger.Journal,
+		UserOf: operator.UserOf, Allowed: s.admin.allowed(), Replica: replica, Version: version(), Logger: log,
+	}, traffic)
+	for _, pattern := range status.Patterns {
+		health.Show(pattern, page)
+	}
+	lookups := directorhttp.NewServer(directorhttp.NewLookups(d, log, directorhttp.WithMeter(meters{measured, traffic})), log)
 	ops := directorhttp.NewServer(health, log)
 	admin := s.admin.server(operator, measured.Ordered, log)
 	for _, l := range []struct {
@@ -133,6 +142,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		stops.background("poll of sessions", failed, census.Run)
 	}
 	stops.background("vitals", failed, monitor.Run)
+	stops.background("status page", failed, page.Run)
 	stops.background("source of proxies", failed, proxies.run)
 	stops.background("source of backends", failed, source.Run)
 	stops.background("lookup API", failed, lookups.Run)

@@ -69,7 +69,7 @@ const unknownUsersReject = "reject"
 // register adds the flags of serve.
 func (s *settings) register(fs *pflag.FlagSet) {
 	add(fs, &s.listen, "listen", "address", defaultListen, "address of the lookup API", parseAddress)
-	add(fs, &s.opsListen, "ops-listen", "address", ":8081", "address of the operations API: /healthz, /readyz, /metrics", parseAddress)
+	add(fs, &s.opsListen, "ops-listen", "address", ":8081", "address of the operations API: /healthz, /readyz, /metrics, and the status page", parseAddress)
 	add(fs, &s.drainDelay, "drain-delay", "duration", "5s", "how long lookups are still answered after a shutdown began, while the proxies are being told", parseDuration(0, 20*time.Second))
 	s.admin.register(fs)
 	s.source.register(fs)
