@@ -75,7 +75,7 @@ func wrong(v director.Vitals, a Around) []trouble {
 		}
 	}
 	if v.Elsewhere > 0 {
-		minor("%s mapped to backends that nobody knows; they get another one when they log in.", count(v.Elsewhere, "user is", "users are"))
+		minor("%s mapped to backends that nobody knows; they get another one at the next login.", count(v.Elsewhere, "user is", "users are"))
 	}
 	return append(all, wrongLedger(v, a)...)
 }
@@ -112,17 +112,17 @@ func wrongBackends(v director.Vitals) (all []trouble) {
 			continue
 		}
 		loss := v.View.Loss(b.Name)
-		theirs := "its users"
+		wait, get := "its users wait", "its users get"
 		if v.Counted {
-			theirs = "its " + count(b.Users, "user", "users")
+			wait, get = "its "+count(b.Users, "user waits", "users wait"), "its "+count(b.Users, "user gets", "users get")
 		}
 		switch text := fmt.Sprintf("%s is lost since %s: %s", b.Name, clock(loss.Since), causes[b.Cause]); {
 		case b.Waits && loss.Serving:
-			lost = append(lost, trouble{true, fmt.Sprintf("%s; %s wait until it has ended, and then for its return.", text, theirs)})
+			lost = append(lost, trouble{true, fmt.Sprintf("%s; %s until it has ended, and then for its return.", text, wait)})
 		case b.Waits:
-			lost = append(lost, trouble{true, fmt.Sprintf("%s; %s wait until %s.", text, theirs, clock(loss.Until))})
+			lost = append(lost, trouble{true, fmt.Sprintf("%s; %s until %s.", text, wait, clock(loss.Until))})
 		default:
-			lost = append(lost, trouble{false, fmt.Sprintf("%s; it is not waited for any more: %s get another one when they log in.", text, theirs)})
+			lost = append(lost, trouble{false, fmt.Sprintf("%s; it is not waited for any more: %s another one at the next login.", text, get)})
 		}
 	}
 	slices.SortStableFunc(lost, func(a, b trouble) int { return order(a) - order(b) })
