@@ -60,7 +60,7 @@ bench: build ## Measure lookups against a null handler and pgbench, and the part
 	@.ci/deps bench
 	@$(GO) build -o $(BUILD)/loadgen ./cmd/loadgen
 	@$(BUILD)/loadgen bench --director $(PROGRAM) --picture $(BUILD)/bench.svg
-	$(GO) test -run '^$$' -bench . -benchmem . ./http ./ring
+	$(GO) test -run '^$$' -bench . -benchmem . ./http ./http/status ./ring
 	$(GO) test -run '^$$' -bench . -benchtime 1x ./ring/sim
 
 .PHONY: logins
@@ -83,6 +83,10 @@ verify: ## Rewrite golden files and the generated part of the README; fail if th
 .PHONY: picture
 picture: deps ## Take the README's picture of a simulation, with Chromium
 	cd deploy/e2e && $(GO) test -count=1 -run TestPicture -picture $(CURDIR)/testdata/simulate.png .
+
+.PHONY: screenshots
+screenshots: deps ## Take the README's pictures of the status page, with Chromium
+	cd deploy/e2e && $(GO) test -count=1 -run TestStatusPicture -screenshots $(CURDIR)/testdata .
 
 .PHONY: clean
 clean: ## Remove what was built

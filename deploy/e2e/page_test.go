@@ -30,9 +30,11 @@ var picture = flag.String("picture", "", "write the picture of a simulation to t
 //go:embed testdata/page.js
 var pageChecks string
 
-// browser is a real one that shows local files and nothing else. Its methods are for one goroutine at a time.
+// browser is a real one that shows local files, and one site of this machine if a test says which; nothing else. Its methods are for one
+// goroutine at a time.
 type browser struct {
-	ctx context.Context
+	ctx  context.Context
+	site string // how addresses of the site begin
 
 	mu         sync.Mutex
 	complaints []string // of the page, since it was opened
@@ -46,7 +48,7 @@ func startBrowser(t *testing.T) *browser {
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.WSURLReadTimeout(patience),
 		chromedp.NoSandbox, // it refuses to run as root in one
-		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND"), chromedp.Flag("disable-component-update", true))
+		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE 127.*"), chromedp.Flag("disable-component-update", true))
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(stop)
 	b := &browser{}
@@ -72,7 +74,8 @@ func (b *browser) listen(event any) {
 	case *runtime.EventExceptionThrown:
 		complaint = "exception: " + e.ExceptionDetails.Text
 	case *network.EventRequestWillBeSent:
-		if e.Type == network.ResourceTypeDocument && strings.HasPrefix(e.Request.URL, "file://") {
+		if e.Type == network.ResourceTypeDocument && strings.HasPrefix(e.Request.URL, "file://") || b.site != "" && strings.HasPrefix(e.Request.URL, b.site) ||
+			e.Request.URL == "data:," {
 			return
 		}
 		complaint = "request: " + e.Request.URL
@@ -110,12 +113,17 @@ type view struct {
 
 func (b *browser) open(t *testing.T, file string, v view) {
 	t.Helper()
+	b.visit(t, "file://"+file, v)
+}
+
+func (b *browser) visit(t *testing.T, address string, v view) {
+	t.Helper()
 	b.mu.Lock()
 	b.complaints = nil
 	b.mu.Unlock()
 	send(t, b, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: v.width, Height: v.height, DeviceScaleFactor: 1})
 	send(t, b, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: v.scheme}}})
-	look(t, b, chromedp.Navigate("file://"+file))
+	look(t, b, chromedp.Navigate(address))
 }
 
 // problems are what the checks find in the page, and what the page has complained about.

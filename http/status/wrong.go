@@ -75,7 +75,12 @@ func wrong(v director.Vitals, a Around) []trouble {
 		}
 	}
 	if v.Elsewhere > 0 {
-		minor("%s mapped to backends that nobody knows; they get another one at the next login.", count(v.Elsewhere, "user is", "users are"))
+		unseen := count(v.Elsewhere, "user is", "users are") + " mapped to backends that this director has never seen alive"
+		if until := v.View.Loss("").Until; v.At.Before(until) {
+			grave("%s; they wait until %s.", unseen, clock(until))
+		} else {
+			minor("%s; they get another one at the next login.", unseen)
+		}
 	}
 	return append(all, wrongLedger(v, a)...)
 }

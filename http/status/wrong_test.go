@@ -104,8 +104,12 @@ b6*
 		"mute": {func(v *director.Vitals, _ *Around) {
 			v.Poll.Backends = map[string]director.Headcount{"b0": {Err: errors.New("no")}, "b1": {Err: errors.New("no")}}
 		}, "b0 and b1 cannot be asked for sessions: nobody is moved from there without a kick."},
-		"elsewhere": {func(v *director.Vitals, _ *Around) { v.Elsewhere = 2 }, "2 users are mapped to backends that nobody knows; they get another one at the next login."},
-		"crowded":   {func(v *director.Vitals, _ *Around) { v.UserPeak = 1.4 }, "The fullest backend has 1.40 times its share of users; rebalance --dry-run says what would help."},
+		"elsewhere": {func(v *director.Vitals, _ *Around) { v.Elsewhere = 2 }, "! 2 users are mapped to backends that this director has never seen alive; they wait until 12:03:00 UTC."},
+		"elsewhere, later": {
+			func(v *director.Vitals, _ *Around) { v.Elsewhere, v.At = 1, noon.Add(time.Hour) },
+			"1 user is mapped to backends that this director has never seen alive; they get another one at the next login.",
+		},
+		"crowded": {func(v *director.Vitals, _ *Around) { v.UserPeak = 1.4 }, "The fullest backend has 1.40 times its share of users; rebalance --dry-run says what would help."},
 		"crowded by a few": {func(v *director.Vitals, _ *Around) {
 			v.UserPeak, v.Backends[0].Users, v.Backends[1].Users = 1.4, 70, 30
 		}, fine},

@@ -164,6 +164,9 @@ func (d *Director) Kill(tb testing.TB) {
 	_ = cmd.Wait() // it was killed
 }
 
+// OpsURL is where the operations API and the status page are.
+func (d *Director) OpsURL() string { return "http://" + d.addr.String() + ":8081" }
+
 // URL is where the lookup API is.
 func (d *Director) URL() string { return "http://" + d.Addr() }
 
@@ -217,7 +220,7 @@ func (d *Director) Stop(tb testing.TB) {
 
 // Ready returns what /readyz?verbose says.
 func (d *Director) Ready() (ready bool, detail string) {
-	response, err := http.Get("http://" + d.addr.String() + ":8081/readyz?verbose")
+	response, err := http.Get(d.OpsURL() + "/readyz?verbose")
 	if err != nil {
 		return false, err.Error()
 	}
