@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -126,12 +127,12 @@ func TestMovesAreCounted(t *testing.T) {
 		entry(60, "e", "b0", "b1"), entry(130, "f", "b0", "b1"),
 		{Subject: director.AboutBackend, To: "b3", At: noon.Add(-time.Hour)},
 	}
-	var got string
+	var got strings.Builder
 	for _, l := range lined(entries) {
-		got += fmt.Sprintln(l.Subject, l.From, l.To, l.Users(), l.Newest.Sub(l.First))
+		got.WriteString(fmt.Sprintln(l.Subject, l.From, l.To, l.Users(), l.Newest.Sub(l.First)))
 	}
-	if want := "user b0 b1 3 users 1m0s\nuser b0 b2 1 user 0s\nuser b0 b1 1 user 0s\nbackend  b3 1 user 0s\n"; got != want {
-		t.Errorf("got\n%swant\n%s", got, want)
+	if want := "user b0 b1 3 users 1m0s\nuser b0 b2 1 user 0s\nuser b0 b1 1 user 0s\nbackend  b3 1 user 0s\n"; got.String() != want {
+		t.Errorf("got\n%swant\n%s", got.String(), want)
 	}
 	for i := range 500 {
 		entries = append(entries, entry(i, "x", fmt.Sprint(i), "b1"))

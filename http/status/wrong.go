@@ -16,6 +16,8 @@ const (
 	countable = 100
 	// silentAfter is how long a director may not be heard of before moves do not begin.
 	silentAfter = 10 * time.Second
+	// beginning is how long after its start a director may not know yet what the database says of tasks.
+	beginning = 10 * time.Second
 	// namesMost is how many of several backends are named.
 	namesMost = 5
 )
@@ -149,7 +151,7 @@ func wrongLedger(v director.Vitals, a Around) (all []trouble) {
 	minor := func(format string, args ...any) { all = append(all, trouble{false, fmt.Sprintf(format, args...)}) }
 	l := v.Ledger
 	if l == nil {
-		if !a.StoreDown && v.View != nil {
+		if !a.StoreDown && v.View != nil && v.At.Sub(v.View.StartedAt) > beginning {
 			minor("Tasks and other directors are not known: they cannot be read from the database. If migrate never made their tables, it has to.")
 		}
 		return all

@@ -113,10 +113,11 @@ b6*
 		"crowded by a few": {func(v *director.Vitals, _ *Around) {
 			v.UserPeak, v.Backends[0].Users, v.Backends[1].Users = 1.4, 70, 30
 		}, fine},
-		"busy":      {func(v *director.Vitals, _ *Around) { v.SessionPeak = 1.5 }, "The busiest backend has 1.50 times its share of sessions."},
-		"no ledger": {func(v *director.Vitals, _ *Around) { v.Ledger = nil }, "Tasks and other directors are not known: they cannot be read from the database. If migrate never made their tables, it has to."},
-		"disagree":  {func(v *director.Vitals, _ *Around) { v.Ledger.Disagreeing = 1 }, "1 director sees other backends than this one."},
-		"silent":    {func(v *director.Vitals, _ *Around) { v.Ledger.Silent = 11 * time.Second }, "A director has not been heard of: no move begins until it is back, or was dropped with forget-replica."},
+		"busy":          {func(v *director.Vitals, _ *Around) { v.SessionPeak = 1.5 }, "The busiest backend has 1.50 times its share of sessions."},
+		"no ledger":     {func(v *director.Vitals, _ *Around) { v.Ledger = nil }, "Tasks and other directors are not known: they cannot be read from the database. If migrate never made their tables, it has to."},
+		"no ledger yet": {func(v *director.Vitals, _ *Around) { v.Ledger, v.At = nil, noon.Add(-115*time.Second) }, fine},
+		"disagree":      {func(v *director.Vitals, _ *Around) { v.Ledger.Disagreeing = 1 }, "1 director sees other backends than this one."},
+		"silent":        {func(v *director.Vitals, _ *Around) { v.Ledger.Silent = 11 * time.Second }, "A director has not been heard of: no move begins until it is back, or was dropped with forget-replica."},
 		"paused": {func(v *director.Vitals, _ *Around) {
 			v.Ledger.Tasks = []director.TaskVitals{{Kind: director.Evacuate, Backend: "b0", Paused: true, Left: 7}, {Kind: director.Rebalance, Left: 1}}
 		}, "The task evacuate b0 is paused, with 7 users to go."},
