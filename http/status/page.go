@@ -293,8 +293,6 @@ func (p *Page) events(w http.ResponseWriter, r *http.Request) {
 	default:
 	}
 	control := http.NewResponseController(w)
-	// Both limits are for requests that are over soon.
-	_ = control.SetReadDeadline(time.Time{})
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no")
 	f, seen, told := before, uint64(0), time.Time{}
@@ -311,7 +309,7 @@ func (p *Page) events(w http.ResponseWriter, r *http.Request) {
 		if !news && time.Since(told) < lifeEvery {
 			continue
 		}
-		_ = control.SetWriteDeadline(time.Now().Add(sendLimit))
+		_ = control.SetWriteDeadline(time.Now().Add(sendLimit)) // the server's is for answers that are over soon
 		if _, err := w.Write(event); err != nil {
 			return
 		}
