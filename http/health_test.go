@@ -35,6 +35,9 @@ func TestReadiness(t *testing.T) {
 			if tc.drain {
 				health.Drain()
 			}
+			if reasons := health.Unready(t.Context()); strings.Join(append(reasons, ""), "\n") != tc.text && tc.status != 200 || len(reasons) > 0 && tc.status == 200 {
+				t.Errorf("it is not ready because of %q", reasons)
+			}
 			address, _ := start(t, health)
 			for path, want := range map[string]string{"/readyz": tc.text, "/readyz?verbose": tc.json} {
 				r, err := client(t).Get("http://" + address + path)
