@@ -17,7 +17,7 @@ func newMetrics() *metrics.Metrics {
 }
 
 // shown is what metrics ask for at a scrape.
-func shown(monitor *director.Monitor, source source, db *store.DB) metrics.Shown {
+func shown(monitor *director.Monitor, source source, db *store.DB, budget int) metrics.Shown {
 	return metrics.Shown{
 		Vitals: monitor.Vitals,
 		Source: func() (string, bool) {
@@ -25,5 +25,6 @@ func shown(monitor *director.Monitor, source source, db *store.DB) metrics.Shown
 			return source.Kind(), failing
 		},
 		StoreUp: func() bool { return db.Status().Err == nil },
+		Budget:  budget,
 	}
 }

@@ -91,7 +91,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	})
 
 	monitor := director.NewMonitor(director.MonitorConfig{Director: d, Tasks: ledger, Census: census, Replica: replica, Logger: log})
-	measured.Show(shown(monitor, source, db))
+	measured.Show(shown(monitor, source, db, s.operation.rebalanceMost))
 
 	health := directorhttp.NewHealth(viewPart(d, source), storePart(db), ordersPart(d))
 	health.Show("GET /metrics", measured)

@@ -114,7 +114,7 @@ func newSite(tb testing.TB, measured bool) *site {
 	s.lookups = directorhttp.NewLookups(s, nil, options...)
 	monitor := director.NewMonitor(director.MonitorConfig{Director: s.Director})
 	s.metrics.Show(metrics.Shown{
-		Vitals: monitor.Vitals, Source: func() (string, bool) { return "endpoints", s.down }, StoreUp: func() bool { return !s.down },
+		Vitals: monitor.Vitals, Source: func() (string, bool) { return "endpoints", s.down }, StoreUp: func() bool { return !s.down }, Budget: 50,
 	})
 	server := httptest.NewServer(s.metrics)
 	tb.Cleanup(server.Close)
@@ -259,11 +259,11 @@ func TestWhatIsSoNow(t *testing.T) {
 	s.Recount(t.Context())
 	s.shows(t, `backends{condition="alive"} 2`, `backends{condition="failed"} 0`, `backend_up{backend="b-1"} 1`, `backend_state{backend="b-1",state="active"} 1`,
 		`backend_users{backend="b-0"} 1`, `backend_users{backend="b-1"} 6`, `users_elsewhere 1`, `users_waiting 0`, `view_generation 1`, `panic 0`, `view_info{source="endpoints"} 1`,
-		`backend_weight{backend="b-1"} 1`, `backend_grace_seconds{backend="b-1"} 0`, `imbalance{of="users"} 1.7142857142857142`)
+		`backend_weight{backend="b-1"} 1`, `backend_grace_seconds{backend="b-1"} 0`, `backend_awaited{backend="b-1"} 0`, `rebalance_budget 50`, `imbalance{of="users"} 1.7142857142857142`)
 	s.Obey(director.Orders{Standings: []director.Standing{{Backend: "b-1", State: director.Drain}}, Moving: []string{"ada", "bob"}})
 	s.shows(t, `backend_state{backend="b-1",state="drain"} 1`, `backend_weight{backend="b-1"} 0`, `users_moving 2`)
 	s.see(backends[0], director.Backend{Name: "b-1", Addr: backends[1].Addr, Weight: 1, Condition: director.NotReady})
-	s.shows(t, `backends{condition="alive"} 1`, `backends{condition="failed"} 1`, `backend_up{backend="b-1"} 0`, `users_waiting 6`)
+	s.shows(t, `backends{condition="alive"} 1`, `backends{condition="failed"} 1`, `backend_up{backend="b-1"} 0`, `backend_awaited{backend="b-1"} 1`, `users_waiting 6`)
 	s.lacks(t, `backend_state{backend="b-1",state="active"}`, "replicas")
 }
 

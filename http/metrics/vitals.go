@@ -14,16 +14,18 @@ type Shown struct {
 	Source func() (kind string, failing bool)
 	// StoreUp reports whether the store answers.
 	StoreUp func() bool
+	// Budget is how many users are moved for balance in an hour at most, 0 for any number.
+	Budget int
 }
 
 // vitals collects what is so at the moment of a scrape: what is not any more, a backend that is gone for instance, is not shown.
 type vitals struct {
 	shown Shown
 
-	storeUp, viewInfo, viewUp, generation, age                             *prometheus.Desc
-	backends, state, alive, grace, weight, users, sessions, loggedIn       *prometheus.Desc
-	panic, imbalance, moving, waiting, elsewhere, remembered, two, pollAge *prometheus.Desc
-	tasks, left, replicas, disagreeing, silent                             *prometheus.Desc
+	storeUp, viewInfo, viewUp, generation, age                                *prometheus.Desc
+	backends, state, alive, grace, awaited, weight, users, sessions, loggedIn *prometheus.Desc
+	panic, imbalance, moving, waiting, elsewhere, remembered, two, pollAge    *prometheus.Desc
+	tasks, left, budget, replicas, disagreeing, silent                        *prometheus.Desc
 }
 
 // Show adds what can be asked for. It is called once, before the first scrape.
@@ -44,6 +46,7 @@ func (m *Metrics) Show(s Shown) {
 		state:       describe("backend_state", "Always 1; its label says what operators want of the backend: active, standby, drain or off.", "backend", "state"),
 		weight:      describe("backend_weight", "Share of new users that a backend takes relative to the others, 0 for none.", "backend"),
 		grace:       describe("backend_grace_seconds", "How long the users of a lost backend wait for it still, at most, unless it is not seen to end; then they are mapped to others as they log in. 0 when that is over.", "backend"),
+		awaited:     describe("backend_awaited", "1 for a lost backend whose users wait for it: they get a temporary failure when they log in. 0 for others.", "backend"),
 		panic:       describe("panic", "1 while more than half of the backends are lost at once, and users wait for PANIC_GRACE."),
 		users:       describe("backend_users", "Users who are mapped to a backend, counted about every minute.", "backend"),
 		sessions:    describe("backend_sessions", "Sessions that were open on a backend when it was last polled; missing if it did not answer.", "backend"),
@@ -56,6 +59,7 @@ func (m *Metrics) Show(s Shown) {
 		pollAge:     describe("session_poll_age_seconds", "Time since the backends were last polled for sessions; missing before the first poll, or if nobody polls."),
 		tasks:       describe("tasks", "Tasks that are under way, paused ones too.", "kind"),
 		left:        describe("task_users_left", "Users whom a task has to move still; of a rebalance, how many the backends have above their limits.", "kind", "backend"),
+		budget:      describe("rebalance_budget", "How many users are moved for balance in an hour at most, 0 for any number."),
 		replicas:    describe("replicas", "Directors that share the database and were heard of in the last hour, those not that have signed off."),
 		disagreeing: describe("replicas_disagreeing", "Directors that see other backends than this one. After a change it may be 1 or more for some seconds."),
 		silent:      describe("replica_silent_seconds", "The longest time that a director was not heard of which has not signed off. Nobody is moved while it is over 10; if that director has ended, forget it."),
@@ -65,8 +69,8 @@ func (m *Metrics) Show(s Shown) {
 // Describe tells the registry what may come.
 func (v *vitals) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		v.storeUp, v.viewInfo, v.viewUp, v.generation, v.age, v.backends, v.state, v.alive, v.grace, v.weight, v.users, v.sessions, v.loggedIn, v.panic, v.imbalance,
-		v.moving, v.waiting, v.elsewhere, v.remembered, v.two, v.pollAge, v.tasks, v.left, v.replicas, v.disagreeing, v.silent,
+		v.storeUp, v.viewInfo, v.viewUp, v.generation, v.age, v.backends, v.state, v.alive, v.grace, v.awaited, v.weight, v.users, v.sessions, v.loggedIn, v.panic, v.imbalance,
+		v.moving, v.waiting, v.elsewhere, v.remembered, v.two, v.pollAge, v.tasks, v.left, v.budget, v.replicas, v.disagreeing, v.silent,
 	} {
 		ch <- d
 	}
@@ -92,6 +96,7 @@ func (v *vitals) Collect(ch chan<- prometheus.Metric) {
 	s.show(v.storeUp, number(v.shown.StoreUp()))
 	s.show(v.remembered, float64(now.Remembered))
 	s.show(v.moving, float64(now.Moving))
+	s.show(v.budget, float64(v.shown.Budget))
 	kind, failing := v.shown.Source()
 	s.show(v.viewUp, number(!failing))
 	if kind != "" {
@@ -132,6 +137,7 @@ func (v *vitals) each(s scrape, now director.Vitals) {
 		s.show(v.state, 1, b.Name, string(b.State))
 		s.show(v.weight, float64(b.Weight), b.Name)
 		s.show(v.grace, seconds(b.Grace), b.Name)
+		s.show(v.awaited, number(b.Waits), b.Name)
 		if b.Alive {
 			conditions["alive"]++
 		} else {
