@@ -26,7 +26,7 @@ build: ## Build the program into .build
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o $(PROGRAM) ./cmd/go-dovecot-director
 
 .PHONY: test
-test: deps lint ## Run all tests: every room, real PostgreSQL, real Dovecot 2.3 and 2.4
+test: deps lint ## Run all tests: every room, real PostgreSQL, Dovecot 2.3 and 2.4, Prometheus
 	$(GO) test -race -run '^$$' ./... >/dev/null # builds all at once; then one package at a time, as they load the machine
 	$(GO) test -race -shuffle=on -p 1 -timeout 20m ./...
 	$(MAKE) e2e
@@ -76,9 +76,10 @@ fuzz: ## Run every fuzz target for half a minute
 	@.ci/fuzz 30s
 
 .PHONY: verify
-verify: ## Rewrite golden files and the generated part of the README; fail if they change
+verify: ## Rewrite golden files, the generated parts of the README and the operator's rules; fail if they change
 	$(GO) test -run 'TestPolicyTable|TestTable|TestReadmeSettings|TestReadmeMetrics|TestReadmeSimulations' . ./ring/sim ./cmd/go-dovecot-director -update
-	git diff --exit-code -- testdata README.md
+	cd deploy/e2e && $(GO) test -count=1 -run TestManifestsForThePrometheusOperator . -update
+	git diff --exit-code -- testdata README.md deploy/kustomize
 
 .PHONY: picture
 picture: deps ## Take the README's picture of a simulation, with Chromium

@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"database/sql"
 	"maps"
+	"sync"
 	"testing"
 
 	"github.com/k-web-s/go-dovecot-director/store/pgtest"
@@ -76,4 +77,20 @@ func (d *database) count(t *testing.T, query string) (n int) {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// lock keeps others from writing to the table of mappings until it is unlocked.
+func (d *database) lock(t *testing.T) (unlock func()) {
+	t.Helper()
+	db, err := sql.Open("postgres", d.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock = sync.OnceFunc(func() { db.Close() })
+	t.Cleanup(unlock)
+	db.SetMaxOpenConns(1)
+	if _, err := db.Exec("BEGIN; LOCK TABLE mailbox_username_backend IN EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	return unlock
 }

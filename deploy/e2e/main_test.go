@@ -42,13 +42,19 @@ const patience = 60 * time.Second
 // eventually repeats check until it returns nil; after patience its last error fails the test.
 func eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
+	eventuallyWithin(t, patience, what, check)
+}
+
+// eventuallyWithin is eventually for what takes longer.
+func eventuallyWithin(t *testing.T, limit time.Duration, what string, check func() error) {
+	t.Helper()
 	var err error
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if err = check(); err == nil {
 			return
 		}
 	}
-	t.Fatalf("%s: not within %s: %v", what, patience, err)
+	t.Fatalf("%s: not within %s: %v", what, limit, err)
 }
 
 // wantKind compares an error of a mail client with the kind of failure that is expected.

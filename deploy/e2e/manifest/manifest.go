@@ -4,14 +4,24 @@ package manifest
 import (
 	"testing"
 
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 
 	"github.com/k-web-s/go-dovecot-director/deploy/e2e/dovecot"
 )
+
+// known are Kubernetes' own types and those of the Prometheus Operator.
+var known = func() *runtime.Scheme {
+	s := runtime.NewScheme()
+	utilruntime.Must(scheme.AddToScheme(s))
+	utilruntime.Must(monitoringv1.AddToScheme(s))
+	return s
+}()
 
 // Render builds a folder of deploy/kustomize and decodes every object strictly: a misspelled field fails the test.
 func Render(tb testing.TB, folder string) []runtime.Object {
@@ -21,7 +31,7 @@ func Render(tb testing.TB, folder string) []runtime.Object {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	decoder := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
+	decoder := serializer.NewCodecFactory(known, serializer.EnableStrict).UniversalDeserializer()
 	var objects []runtime.Object
 	for _, resource := range built.Resources() {
 		text, err := resource.AsYAML()
