@@ -243,7 +243,7 @@ func watchedUsers(t *testing.T) (*platform, *prometheus) {
 	}
 	for i, version := range versions {
 		p.addProxy(t, version, byte(1+i), dovecot.ProxyConfig{}, "--doveadm-key-file", key, "--doveadm-port", strconv.Itoa(doveadmPort),
-			"--session-poll", "300ms", "--rebalance-budget", strconv.Itoa(5*i))
+			"--session-poll", "1s", "--rebalance-budget", strconv.Itoa(5*i))
 	}
 	w := startPrometheus(t, p.net.Addr(200), quickened(t), p.net.Addr(101), p.net.Addr(102))
 	w.wantNone(t)
