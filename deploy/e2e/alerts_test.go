@@ -48,8 +48,8 @@ func quickened(t *testing.T) monitoringv1.PrometheusRuleSpec {
 	return spec
 }
 
-// watched is a pair of directors that a Prometheus watches. They need no Dovecots, and each reads a file of its own.
-type watched struct {
+// scraped is a pair of directors that a Prometheus watches. They need no Dovecots, and each reads a file of its own.
+type scraped struct {
 	*prometheus
 	database  *database
 	files     [2]endpointsFile
@@ -58,10 +58,10 @@ type watched struct {
 }
 
 // watchPair starts one. The directors get the arguments.
-func watchPair(t *testing.T, arguments ...string) *watched {
+func watchPair(t *testing.T, arguments ...string) *scraped {
 	t.Helper()
 	net := dovecot.NewNet(t)
-	w := &watched{database: startDatabase(t)}
+	w := &scraped{database: startDatabase(t)}
 	for n := range 3 {
 		w.backends = append(w.backends, &dovecot.Server{Name: fmt.Sprintf("b%d", n), Addr: net.Addr(byte(11 + n))})
 	}
@@ -80,7 +80,7 @@ func watchPair(t *testing.T, arguments ...string) *watched {
 }
 
 // write shows these backends to both directors.
-func (w *watched) write(t *testing.T, backends ...*dovecot.Server) {
+func (w *scraped) write(t *testing.T, backends ...*dovecot.Server) {
 	t.Helper()
 	for _, f := range w.files {
 		f.write(t, false, backends...)
@@ -88,7 +88,7 @@ func (w *watched) write(t *testing.T, backends ...*dovecot.Server) {
 }
 
 // lookups lets many users log in through both directors all the time, some of whom nobody has seen before, until it is stopped.
-func (w *watched) lookups(t *testing.T) (stop func()) {
+func (w *scraped) lookups(t *testing.T) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
