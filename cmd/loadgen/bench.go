@@ -64,7 +64,7 @@ func (b *bench) close() error {
 // replica is a director that serves.
 type replica struct {
 	*process
-	lookups string
+	lookups, ops string
 }
 
 // replicas starts directors that share the database and see so many backends.
@@ -87,7 +87,7 @@ func (b *bench) replicas(n, backends int) ([]replica, error) {
 		if err != nil {
 			return all, fmt.Errorf("%s: %w", b.director, err)
 		}
-		all = append(all, replica{p, lookups})
+		all = append(all, replica{p, lookups, ops})
 		if err := p.waitFor("http://" + ops + "/readyz"); err != nil {
 			return all, err
 		}

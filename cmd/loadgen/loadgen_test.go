@@ -104,7 +104,8 @@ func TestReport(t *testing.T) {
 		rows: []compared{{
 			work: work{name: knownUsers}, null: rounds(100, 1000, 10), director: rounds(80, 500, 9), database: rounds(40, 500, 9),
 		}},
-		idle: 10 << 20, loaded: 50 << 20, program: 1,
+		watched: watched{alone: rounds(100, 1000, 10), watched: rounds(99, 970, 9.9)},
+		idle:    10 << 20, loaded: 50 << 20, program: 1,
 	}
 	var out bytes.Buffer
 	if err := r.print(&out); err != nil {
@@ -114,6 +115,7 @@ func TestReport(t *testing.T) {
 		"known users 80 0.80 1.00 1.00 2.00", // medians of ratios, not a ratio of medians
 		"lookups, of null >= 0.75 0.80 reached",
 		"32 connections, MB <= 48.00 50.00 missed",
+		"watched by 5 browsers and Prometheus 99 0.990 2.00 10 1.000",
 	} {
 		if text := strings.Join(strings.Fields(out.String()), " "); !strings.Contains(text, want) {
 			t.Errorf("%q is missing in\n%s", want, out.String())

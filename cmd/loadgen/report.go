@@ -27,6 +27,11 @@ func (r *report) print(w io.Writer) error {
 		fmt.Fprintf(t, "%d\t%.0f\t%.2f\t%.2f\t%.0f\t%.0f\n", s.replicas, s.director.median(perSecondOf), s.ofNull(perSecondOf), s.director.median(p99Of)/1e6,
 			s.director.median(cpuOf)/1e3, s.director.median(databaseCPUOf)/1e3)
 	}
+	if w := r.watched; len(w.watched) > 0 {
+		fmt.Fprintln(t, "\nknown users\tlookups/s\tof unwatched\tp99 ms\tCPU us\tof unwatched")
+		fmt.Fprintf(t, "watched by %d browsers and Prometheus\t%.0f\t%.3f\t%.2f\t%.0f\t%.3f\n", browsers, w.watched.median(perSecondOf), ratio(w.watched, w.alone, perSecondOf),
+			w.watched.median(p99Of)/1e6, w.watched.median(cpuOf)/1e3, ratio(w.watched, w.alone, cpuOf))
+	}
 	fmt.Fprintln(t, "\ngoal\twanted\tmeasured\t")
 	for _, g := range r.goals() {
 		verdict := "missed"
@@ -86,6 +91,9 @@ func (r *report) goals() []goal {
 		all = append(all,
 			goal{what: "users of a lost backend: of null", least: 10 * earlierNewUsers, got: c.ofNull(perSecondOf)},
 			goal{what: "users of a lost backend: of UPDATEs by 8 clients", least: 2, got: ratio(c.director, c.database, perSecondOf)})
+	}
+	if len(r.watched.watched) > 0 {
+		all = append(all, goal{what: "known users, watched: of unwatched", least: 0.98, got: ratio(r.watched.watched, r.watched.alone, perSecondOf)})
 	}
 	if r.idle > 0 {
 		all = append(all, goal{what: "resident memory, idle, MB", most: 20, got: megabytes(r.idle)})

@@ -21,6 +21,7 @@ type report struct {
 	rows     []compared
 	growth   []grown
 	replicas []shared
+	watched  watched
 	idle     int64 // resident memory before the first lookup, in bytes
 	loaded   int64 // under the load of known users, with manyUsers in the table
 	program  int64 // size of the program in bytes
@@ -37,6 +38,7 @@ const (
 	newUsers256   = "new users, 256 connections"
 	movedUsers    = "users of a lost backend"
 	mixedUsers    = "mixed with bursts of LMTP"
+	movableUsers  = "known users, with tables for moves"
 )
 
 // everything measures all rows.
@@ -47,7 +49,7 @@ func (b *bench) everything() (*report, error) {
 		return r, err
 	}
 	r.program = program.Size()
-	for _, part := range []func(*report) error{b.aDay, b.aLoss, b.aMillion, b.growth, b.sharing} {
+	for _, part := range []func(*report) error{b.aDay, b.aLoss, b.aMillion, b.growth, b.sharing, b.watching} {
 		if err := part(r); err != nil {
 			return r, err
 		}
