@@ -2,6 +2,7 @@ package director
 
 import (
 	"hash/maphash"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,7 +21,9 @@ type lastKnown struct {
 	locks   [64]sync.Mutex // of the buckets, each of every 64th
 	buckets []bucket
 	names   atomic.Pointer[names]
-	size    atomic.Int64 // how many users are remembered
+	// epoch is a moment before the first entry, nil before there is one. Its monotonic clock makes up for one that is set.
+	epoch atomic.Pointer[time.Time]
+	size  atomic.Int64 // how many users are remembered
 }
 
 // bucket is as large as a line of a processor's cache.
@@ -28,8 +31,24 @@ type bucket [4]rememberedEntry
 
 type rememberedEntry struct {
 	hash    uint64
-	at      uint32 // Unix seconds, rounded down: the entry counts as older than it is; 0 when there is none
+	at      uint32 // ticks since the epoch, rounded down: the entry counts as older than it is; 0 when there is none
 	backend uint32 // index into names
+}
+
+// tick is how exactly it is known when an entry was learnt. A user is served from memory only if his backend has been there since, so
+// who was learnt in the tick in which it came is not. A table counts them for 13 years.
+const tick = 100 * time.Millisecond
+
+// ticks are those of a moment, 0 for one that cannot be told: before the first entry, or long after it.
+func (l *lastKnown) ticks(now time.Time) uint32 {
+	if l.epoch.Load() == nil {
+		l.epoch.CompareAndSwap(nil, new(now.Add(-tick)))
+	}
+	n := now.Sub(*l.epoch.Load()) / tick
+	if n < 0 || n > math.MaxUint32 {
+		return 0
+	}
+	return uint32(n)
 }
 
 // names are all backends that were ever learnt of. They are replaced as a whole, which is rare.
@@ -65,6 +84,11 @@ func (l *lastKnown) learn(user, backend string, now time.Time) {
 	if bucket == nil {
 		return
 	}
+	at := l.ticks(now)
+	if at == 0 {
+		l.forget(user)
+		return
+	}
 	name := l.name(backend)
 	lock.Lock()
 	defer lock.Unlock()
@@ -82,7 +106,7 @@ func (l *lastKnown) learn(user, backend string, now time.Time) {
 	if oldest.at == 0 {
 		l.size.Add(1)
 	}
-	*oldest = rememberedEntry{hash: hash, at: uint32(now.Unix()), backend: name}
+	*oldest = rememberedEntry{hash: hash, at: at, backend: name}
 }
 
 // recall returns what was learnt about user, nil for nothing.
@@ -96,7 +120,7 @@ func (l *lastKnown) recall(user string) *Remembered {
 	defer lock.Unlock()
 	for _, e := range bucket {
 		if e.hash == hash && e.at != 0 {
-			return &Remembered{Backend: l.names.Load().all[e.backend], At: time.Unix(int64(e.at), 0)}
+			return &Remembered{Backend: l.names.Load().all[e.backend], At: l.epoch.Load().Add(time.Duration(e.at) * tick)}
 		}
 	}
 	return nil

@@ -21,8 +21,8 @@ func TestLastKnownRemembersTheNewestUsersOnly(t *testing.T) {
 		if r == nil {
 			continue
 		}
-		// Entries are as old as the second that they were learnt in.
-		if r.Backend != fmt.Sprintf("backend-%d", i%7) || !r.At.Equal(at(i).Truncate(time.Second)) {
+		// Entries are as old as the tick that they were learnt in.
+		if r.Backend != fmt.Sprintf("backend-%d", i%7) || r.At.After(at(i)) || at(i).Sub(r.At) >= tick {
 			t.Fatalf("user-%d is remembered as %+v", i, r)
 		}
 		remembered++
@@ -33,6 +33,20 @@ func TestLastKnownRemembersTheNewestUsersOnly(t *testing.T) {
 	// Buckets fill unevenly: of the newest quarter hardly anybody is forgotten.
 	if remembered > capacity || remembered < capacity*9/10 || young < capacity/4*99/100 {
 		t.Errorf("%d of %d are remembered, and %d of the newest %d", remembered, capacity, young, capacity/4)
+	}
+}
+
+// TestLastKnownMindsClocks holds that an entry is never taken for younger than it is.
+func TestLastKnownMindsClocks(t *testing.T) {
+	table := newLastKnown(16, nil)
+	now := time.Unix(1_800_000_000, 99e6)
+	for _, later := range []time.Duration{0, 50 * time.Millisecond, -time.Hour, time.Hour, 20 * 365 * 24 * time.Hour} {
+		at := now.Add(later)
+		table.learn("ada", "backend-0", at)
+		r := table.recall("ada")
+		if told := later >= 0 && later <= time.Hour; (r != nil) != told || told && (r.At.After(at) || at.Sub(r.At) >= tick) {
+			t.Errorf("learnt at %s, remembered %+v", at, r)
+		}
 	}
 }
 
@@ -67,7 +81,7 @@ func TestLastKnownLearnsAnew(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	table.learn("ada", "backend-0", now)
 	table.learn("ada", "backend-1", now.Add(time.Minute))
-	if r := table.recall("ada"); r.Backend != "backend-1" || !r.At.Equal(now.Add(time.Minute)) {
+	if r := table.recall("ada"); r.Backend != "backend-1" || now.Add(time.Minute).Sub(r.At).Abs() >= tick {
 		t.Errorf("remembered %+v", r)
 	}
 	if r := table.recall("grace"); r != nil {
