@@ -106,7 +106,8 @@ func TestEvenOutBetweenLogins(t *testing.T) {
 	}
 	counts := p.witnessAll(t, asks(t), "b0")
 	// How often somebody is logged in is known after some time, and for some time after he has left: on a busy machine that may not do.
-	for day := 0; day == 0 || even() != nil && day < 5; day++ {
+	days := 0
+	for ; days == 0 || even() != nil && days < 5; days++ {
 		for i := staying; i < users; i++ {
 			p.settled(t, name(i))
 			clients[i] = p.proxies[i%2].connect(t, name(i))
@@ -135,7 +136,8 @@ func TestEvenOutBetweenLogins(t *testing.T) {
 	}
 	rows := p.database.rows(t)
 	for i, c := range clients {
-		if _, sessions := c.last(); sessions != 1 || c.refused > 0 {
+		// From the second day on, somebody may come while he is being moved.
+		if _, sessions := c.last(); sessions != 1 || c.refused > 0 && days == 1 {
 			t.Errorf("%s had %d sessions, and was refused %d times", name(i), sessions, c.refused)
 		}
 		if i < staying && rows[name(i)] != "b0" {
