@@ -11,7 +11,7 @@ type Mapping struct {
 	// Backend is the backend's name. Rows that an older deployment wrote hold an IP address.
 	Backend string
 	// Age is the time since the row was written or touched, by the store's own clock, so that clocks of director and
-	// database need not agree. Never negative.
+	// database need not agree. Never negative; a row that is from the future by more than clocks differ counts as an old one.
 	Age time.Duration
 	// Moving is set while the user is being moved: lookups hold.
 	Moving *Moving
