@@ -224,6 +224,8 @@ func TestRequestsThatMakeNoSense(t *testing.T) {
 		"no JSON":                      {"POST", "/auth_passdb_lookup", `user=ada`, 400, "not JSON"},
 		"a list":                       {"POST", "/auth_passdb_lookup", `["ada"]`, 400, "not a JSON object"},
 		"null":                         {"POST", "/auth_passdb_lookup", `null`, 400, "user is missing"},
+		"two users":                    {"POST", "/auth_passdb_lookup", `{"user":"ada","user":"eve"}`, 400, "user is there more than once"},
+		"two users, one in escapes":    {"POST", "/auth_passdb_lookup", `{"user":"ada","us\u0065r":"eve"}`, 400, "user is there more than once"},
 		"no user":                      {"POST", "/auth_passdb_lookup", `{"username":"ada"}`, 400, "user is missing"},
 		"a user that is null":          {"POST", "/auth_passdb_lookup", `{"user":null}`, 400, "not a string"},
 		"a user that is a number":      {"POST", "/auth_userdb_lookup", `{"user":7}`, 400, "not a string"},

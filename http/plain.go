@@ -25,6 +25,9 @@ func decodePlain(body []byte) (r director.Request, ok bool) {
 		}
 		switch string(name) {
 		case "user":
+			if hasUser {
+				return r, false
+			}
 			r.User, hasUser = string(value), true
 		case "service":
 			r.Protocol = string(value)

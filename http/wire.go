@@ -48,6 +48,9 @@ func decodeJSON(body []byte) (director.Request, error) {
 	if !ok {
 		return r, errors.New("the user is missing")
 	}
+	if repeated(body, "user") {
+		return r, errors.New("the user is there more than once")
+	}
 	user, ok := text(raw)
 	if !ok {
 		return r, errors.New("the user is not a string, or not a valid one")
@@ -58,6 +61,27 @@ func decodeJSON(body []byte) (director.Request, error) {
 		r.Protocol, _ = text(fields["protocol"])
 	}
 	return r, nil
+}
+
+// repeated reports whether a JSON object, which can be decoded, has a field more than once. encoding/json takes the last.
+func repeated(object []byte, name string) bool {
+	decoder := json.NewDecoder(bytes.NewReader(object))
+	_, _ = decoder.Token() // its brace
+	n := 0
+	for decoder.More() {
+		field, err := decoder.Token()
+		if err != nil {
+			return false
+		}
+		if field == name {
+			n++
+		}
+		var value json.RawMessage
+		if decoder.Decode(&value) != nil {
+			return false
+		}
+	}
+	return n > 1
 }
 
 // text returns the JSON string in raw. A string with a lone surrogate counts as none.
