@@ -8,7 +8,8 @@ import (
 )
 
 const (
-	// linesPerSecond is how many decisions are logged in a second; what is more in a storm is counted.
+	// linesPerSecond is how many decisions that changed something are logged in a second, and how many others; what is more in a storm is
+	// counted. Users who wait ask again and again, and must not crowd out those who are moved.
 	linesPerSecond = 100
 	// leftOutAfter is how long after the first that was left out it is said how many were.
 	leftOutAfter = 10 * time.Second
@@ -23,13 +24,13 @@ type decisionLog struct {
 
 	mu      sync.Mutex
 	second  int64
-	lines   int
+	lines   map[bool]int // by whether they tell of a change
 	leftOut map[Reason]int
 	due     chan struct{} // received from when something was left out
 }
 
 func newDecisionLog(log *slog.Logger) *decisionLog {
-	return &decisionLog{log: log, leftOut: make(map[Reason]int), due: make(chan struct{}, 1)}
+	return &decisionLog{log: log, lines: make(map[bool]int), leftOut: make(map[Reason]int), due: make(chan struct{}, 1)}
 }
 
 // The messages, by what a lookup came to.
@@ -63,7 +64,7 @@ func (l *decisionLog) answered(a Answer, r Request) {
 }
 
 func (l *decisionLog) line(at time.Time, message string, d Decision, user string, r Request) {
-	if !l.log.Enabled(context.Background(), slog.LevelInfo) || !l.pass(at, d.Reason) {
+	if !l.log.Enabled(context.Background(), slog.LevelInfo) || !l.pass(at, d) {
 		return
 	}
 	attributes := []any{"user", user}
@@ -90,17 +91,18 @@ func (l *decisionLog) line(at time.Time, message string, d Decision, user string
 func short(s string) string { return s[:min(len(s), maxSession)] }
 
 // pass reports whether a line may be written now, and counts it if not.
-func (l *decisionLog) pass(at time.Time, reason Reason) bool {
+func (l *decisionLog) pass(at time.Time, d Decision) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if second := at.Unix(); second != l.second {
-		l.second, l.lines = second, 0
+		l.second = second
+		clear(l.lines)
 	}
-	if l.lines < linesPerSecond {
-		l.lines++
+	if change := d.Verb == Assign; l.lines[change] < linesPerSecond {
+		l.lines[change]++
 		return true
 	}
-	l.leftOut[reason]++
+	l.leftOut[d.Reason]++
 	select {
 	case l.due <- struct{}{}:
 	default:

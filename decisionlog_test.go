@@ -86,12 +86,17 @@ func TestStormsAreCounted(t *testing.T) {
 			for user := range crowd(250, 0) {
 				b.want(user, director.Hold, director.InGrace, "")
 			}
+			// Who is mapped is not crowded out by those who wait.
+			b.want("new", director.Serve, director.Proposed, "")
 			time.Sleep(11 * time.Second)
 		})
+		if n := strings.Count(log.String(), "user mapped"); n != 1 {
+			t.Errorf("%d lines of a user who was mapped", n)
+		}
 		if n := strings.Count(log.String(), "user held"); n != 100 {
 			t.Errorf("%d lines in a second", n)
 		}
-		if n := strings.Count(log.String(), "in_grace=150\n"); n != 1 || strings.Count(log.String(), "\n") != 101 {
+		if n := strings.Count(log.String(), "in_grace=150\n"); n != 1 || strings.Count(log.String(), "\n") != 102 {
 			t.Errorf("what was left out is told %d times", n)
 		}
 		log = logged(t, func(b *bench) {
