@@ -178,7 +178,7 @@ func (k *Conductor) work(ctx context.Context, t Task) {
 			break
 		}
 		l.users = l.users[1:]
-		_, err := k.config.Tasks.Begin(ctx, Move{User: u.User, From: u.Backend, To: u.To, Reason: t.reason(), Actor: t.Actor, Note: t.Note, IdleOnly: u.Idle, Quiet: k.config.Director.config.Storm.Quiet()}, MoveDeadline)
+		err := k.begin(ctx, Move{User: u.User, From: u.Backend, To: u.To, Reason: t.reason(), Actor: t.Actor, Note: t.Note, IdleOnly: u.Idle})
 		switch {
 		case errors.Is(err, ErrMoving), errors.Is(err, ErrMovedMeanwhile), errors.Is(err, ErrNoMapping):
 			continue // he is elsewhere, or will be
@@ -228,34 +228,14 @@ func (k *Conductor) renew(ctx context.Context, t Task, l *list) (ok bool) {
 	defer cancel()
 	view := k.config.Director.View()
 	l.made = k.now()
-	replicas, err := k.config.Tasks.Replicas(limited)
-	if err == nil {
-		err = silent(replicas)
-	}
-	if err != nil {
-		l.users = nil
-		k.complain(ctx, t, l, err)
-		return false
-	}
-	plan, left, err := k.config.plan(limited, t, view)
+	plan, left, err := k.next(limited, t, view)
 	if err != nil {
 		l.users = nil // the backend may have ended: users would be held for moves that come to nothing
 		k.complain(ctx, t, l, err)
 		return false
 	}
-	budget := len(plan.Moves)
-	if t.Kind == Rebalance {
-		if budget, err = k.budget(limited); err == nil && budget == 0 && len(plan.Moves) > 0 {
-			err = refuse("the %d users who may be moved for balance in an hour (--rebalance-budget) have been moved", k.config.Budget)
-		}
-		if err != nil {
-			l.users = nil
-			k.complain(ctx, t, l, err)
-			return false
-		}
-	}
 	l.complained = ""
-	l.users = plan.Moves[:min(len(plan.Moves), budget)]
+	l.users = plan.Moves
 	if left == 0 {
 		if _, err := k.config.Tasks.End(ctx, t.Name(), "", "done"); err == nil {
 			k.log.Info("a task is done", "task", t.Name(), "users", t.Total, "took", t.Age)
@@ -264,6 +244,30 @@ func (k *Conductor) renew(ctx context.Context, t Task, l *list) (ok bool) {
 		return false
 	}
 	return len(l.users) > 0
+}
+
+// next says who a task moves next, if anybody may be moved now, and how many are left to be moved now or later.
+func (k *Conductor) next(ctx context.Context, t Task, view *View) (plan Plan, left int, err error) {
+	if err := nobodySilent(ctx, k.config.Tasks); err != nil {
+		return plan, 0, err
+	}
+	plan, left, err = k.config.plan(ctx, t, view)
+	if err != nil || t.Kind != Rebalance {
+		return plan, left, err
+	}
+	budget, err := k.budget(ctx)
+	if err == nil && budget == 0 && len(plan.Moves) > 0 {
+		err = refuse("the %d users who may be moved for balance in an hour (--rebalance-budget) have been moved", k.config.Budget)
+	}
+	plan.Moves = plan.Moves[:min(len(plan.Moves), budget)]
+	return plan, left, err
+}
+
+// begin begins a move, unless a login of the user may be waiting.
+func (k *Conductor) begin(ctx context.Context, m Move) error {
+	m.Quiet = k.config.Director.config.Storm.Quiet()
+	_, err := k.config.Tasks.Begin(ctx, m, MoveDeadline)
+	return err
 }
 
 // budget returns how many users may be moved for balance now.

@@ -56,7 +56,7 @@ func (k *Conductor) even(ctx context.Context) {
 		if !ok {
 			continue
 		}
-		_, err = k.config.Tasks.Begin(ctx, Move{User: u.user, From: u.backend, To: to, Reason: Evened, IdleOnly: true, Quiet: k.config.Director.config.Storm.Quiet()}, MoveDeadline)
+		err = k.begin(ctx, Move{User: u.user, From: u.backend, To: to, Reason: Evened, IdleOnly: true})
 		switch {
 		case errors.Is(err, ErrMovedMeanwhile), errors.Is(err, ErrNoMapping):
 			lazy.Census.moves(u.user, "")
@@ -80,16 +80,13 @@ func (k *Conductor) even(ctx context.Context) {
 
 // mayEven returns who is to stay, and how many users may be moved now.
 func (k *Conductor) mayEven(ctx context.Context) (stay map[string]bool, left int, err error) {
-	replicas, err := k.config.Tasks.Replicas(ctx)
-	if err == nil {
-		err = silent(replicas)
+	if err := nobodySilent(ctx, k.config.Tasks); err != nil {
+		return nil, 0, err
 	}
-	if err == nil {
-		left, err = k.budget(ctx)
+	if left, err = k.budget(ctx); err != nil {
+		return nil, 0, err
 	}
-	if err == nil {
-		stay, err = k.config.Tasks.Settled(ctx, k.config.Stay)
-	}
+	stay, err = k.config.Tasks.Settled(ctx, k.config.Stay)
 	return stay, left, err
 }
 

@@ -134,11 +134,7 @@ func (o *Operator) Move(ctx context.Context, order MoveOrder) (*MoveState, error
 		return nil, refuse("it cannot be known whether %s has sessions on %s: no doveadm key is configured (--doveadm-key-file); with force the user is moved all the same, and two backends may serve the mailbox for a while", user.Name, from.Name)
 	}
 	if !order.Force {
-		replicas, err := o.config.Ledger.Replicas(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if err := silent(replicas); err != nil {
+		if err := nobodySilent(ctx, o.config.Ledger); err != nil {
 			return nil, err
 		}
 	}
@@ -164,8 +160,15 @@ func (o *Operator) Move(ctx context.Context, order MoveOrder) (*MoveState, error
 // silentAfter is how long a replica may not be heard of before moves are not begun, which would wait for it in vain.
 const silentAfter = 10 * time.Second
 
-// silent refuses to move anybody while replicas are silent.
-func silent(replicas []Replica) error {
+// nobodySilent refuses to move anybody while replicas are silent.
+func nobodySilent(ctx context.Context, from interface {
+	Replicas(ctx context.Context) ([]Replica, error)
+},
+) error {
+	replicas, err := from.Replicas(ctx)
+	if err != nil {
+		return err
+	}
 	var names []string
 	for _, r := range replicas {
 		if r.Silent > silentAfter {

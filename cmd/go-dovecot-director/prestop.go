@@ -43,16 +43,17 @@ func prestopCommand(c console) *cobra.Command {
 	fs := cmd.Flags()
 	fs.Var(newValue(&v.within, "duration", "4m", parseDuration(time.Second, 24*time.Hour)), "within", "how long it may take; less than the pod's terminationGracePeriodSeconds by what Dovecot needs to end")
 	fs.Var(newValue(&v.rate, "rate", stopRate, parseRate), "rate", fmt.Sprintf("how many users are moved in a minute, from 1 to %d", director.MaxRate))
-	return v.command(cmd, func(ctx context.Context, o directorhttp.Operator, args []string) error {
-		backend, _ := c.env("POD_NAME")
-		if len(args) > 0 {
+	var backend string
+	cmd.PreRunE = func(_ *cobra.Command, args []string) error {
+		if backend, _ = c.env("POD_NAME"); len(args) > 0 {
 			backend = args[0]
 		}
 		if backend == "" {
-			return usageError{errors.New("no backend is named: set POD_NAME to the pod's name, by the downward API, or write it as an argument")}
+			return errors.New("no backend is named: set POD_NAME to the pod's name, by the downward API, or write it as an argument")
 		}
-		return v.stop(ctx, o, backend)
-	})
+		return nil
+	}
+	return v.command(cmd, func(ctx context.Context, o directorhttp.Operator, _ []string) error { return v.stop(ctx, o, backend) })
 }
 
 // stop moves a backend's users if it will not be back, and waits for that.

@@ -88,11 +88,10 @@ func (r *remote) command(cmd *cobra.Command, do func(ctx context.Context, o dire
 		if err := r.confirm(cmd, args); err != nil {
 			return err
 		}
-		err = do(cmd.Context(), client, args)
-		if _, usage := errors.AsType[usageError](err); err == nil || usage {
-			return err
+		if err := do(cmd.Context(), client, args); err != nil {
+			return failure{err}
 		}
-		return failure{err}
+		return nil
 	}
 	return cmd
 }

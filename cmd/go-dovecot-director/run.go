@@ -28,9 +28,6 @@ type failure struct{ error }
 
 func (f failure) Unwrap() error { return f.error }
 
-// usageError is an error of the usage that only a command that runs can see.
-type usageError struct{ error }
-
 // run executes the command line and returns the exit code. It is main without the process, for tests.
 func run(ctx context.Context, args []string, env lookupEnv, stdout, stderr io.Writer) int {
 	root := &cobra.Command{

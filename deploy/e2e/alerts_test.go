@@ -231,20 +231,9 @@ const (
 // b0, and a rebalance has begun that takes its time.
 func watchedUsers(t *testing.T) (*platform, *prometheus) {
 	t.Helper()
-	p := newBackends(t, dovecot.DefaultPorts, doveadmSettings)
-	p.released = true
-	p.endpoints.write(t, false, p.backends...)
-	if _, stderr, code := program.Run(t, "migrate", "--database-url", p.database.url); code != 0 {
-		t.Fatal(stderr)
-	}
-	key := filepath.Join(t.TempDir(), "key")
-	if err := os.WriteFile(key, []byte(doveadmKey+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for i, version := range versions {
-		p.addProxy(t, version, byte(1+i), dovecot.ProxyConfig{}, "--doveadm-key-file", key, "--doveadm-port", strconv.Itoa(doveadmPort),
-			"--session-poll", "1s", "--rebalance-budget", strconv.Itoa(5*i))
-	}
+	p := operatedBy(t, true, func(i int) []string {
+		return []string{"--session-poll", "1s", "--rebalance-budget", strconv.Itoa(5 * i)}
+	})
 	w := startPrometheus(t, p.net.Addr(200), quickened(t), p.net.Addr(101), p.net.Addr(102))
 	w.wantNone(t)
 	p.proxies[0].connect(t, loggedIn)

@@ -238,7 +238,7 @@ func TestRebalance(t *testing.T) {
 		peak                       = 1.05
 	)
 	// With the race detector, two processors do not get to this rate.
-	p := operatedBy(t, true)
+	p := operatedBy(t, true, func(int) []string { return nil })
 	old := []string{"b0", "b1", "b2"}
 	name := func(i int) string { return fmt.Sprintf("u%05d@example.org", i) }
 	var mapping strings.Builder

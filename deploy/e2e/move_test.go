@@ -25,11 +25,12 @@ import (
 // operated is a platform whose directors may end sessions and keep operators' orders. Each gets the arguments.
 func operated(t *testing.T, arguments ...string) *platform {
 	t.Helper()
-	return operatedBy(t, false, arguments...)
+	return operatedBy(t, false, func(int) []string { return arguments })
 }
 
-// operatedBy is operated with directors as they are released, or with the race detector, which costs five times the processor time.
-func operatedBy(t *testing.T, released bool, arguments ...string) *platform {
+// operatedBy is operated with directors as they are released, or with the race detector, which costs five times the processor time. Each
+// director gets the arguments of its number.
+func operatedBy(t *testing.T, released bool, arguments func(director int) []string) *platform {
 	t.Helper()
 	p := newBackends(t, dovecot.DefaultPorts, doveadmSettings)
 	p.released = released
@@ -42,7 +43,7 @@ func operatedBy(t *testing.T, released bool, arguments ...string) *platform {
 		t.Fatal(err)
 	}
 	for i, version := range versions {
-		p.addProxy(t, version, byte(1+i), dovecot.ProxyConfig{}, append([]string{"--doveadm-key-file", key, "--doveadm-port", strconv.Itoa(doveadmPort)}, arguments...)...)
+		p.addProxy(t, version, byte(1+i), dovecot.ProxyConfig{}, append([]string{"--doveadm-key-file", key, "--doveadm-port", strconv.Itoa(doveadmPort)}, arguments(i)...)...)
 	}
 	return p
 }
