@@ -70,14 +70,15 @@ func TestServeShowsTheMetricsOfTheReadme(t *testing.T) {
 				t.Fatalf("the README does not list %s, a %s", name, kind)
 			}
 		}
-		return len(shown) == len(listed) && strings.Contains(body, `dovecot_director_backend_sessions{backend="b-0"} 1`)
+		return len(shown) == len(listed) && strings.Contains(body, `dovecot_director_backend_sessions{backend="b-0"} 1`) &&
+			strings.Contains(body, "dovecot_director_replicas 1") // it has signed on, and has read that
 	})
 	if len(shown) < 30 {
 		t.Errorf("%q", slices.Sorted(maps.Keys(shown)))
 	}
 	_, body := i.get("/metrics")
 	for _, sample := range []string{
-		`dovecot_director_lookups_total{kind="passdb",outcome="serve",reason="proposed"} 1`, `dovecot_director_replicas 1`, `dovecot_director_store_up 1`,
+		`dovecot_director_lookups_total{kind="passdb",outcome="serve",reason="proposed"} 1`, `dovecot_director_store_up 1`,
 		`dovecot_director_store_call_duration_seconds_count{call="assign"} 1`, `dovecot_director_view_info{source="file"} 1`, "\ngo_goroutines ", "\nprocess_open_fds ",
 	} {
 		if !strings.Contains(body, sample) {
