@@ -52,6 +52,7 @@ const (
 	Evened      Reason = "evened"       // assign: the mapping's backend is crowded, the user has no session open
 	UnknownUser Reason = "unknown_user" // serve or reject: the foreign key refuses the user
 	LastKnown   Reason = "last_known"   // serve: the store is down, this replica remembers the mapping
+	Provisional Reason = "provisional"  // serve or assign: the ring's proposal for a new user while the store is down, and its row afterwards
 	InGrace     Reason = "in_grace"     // hold: the backend is lost, it may come back
 	InPanic     Reason = "panic"        // hold: more than half of the backends are lost at once
 	ViewBehind  Reason = "view_behind"  // hold: the row is newer than this replica's view of its backend

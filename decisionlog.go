@@ -37,16 +37,22 @@ func newDecisionLog(log *slog.Logger) *decisionLog {
 const (
 	logAssigned    = "user mapped"
 	logMoved       = "user moved from a lost backend"
+	logProvisional = "user let in while the database is down; he is mapped when it is back"
 	logHeld        = "user held; he gets a temporary failure"
 	logRejected    = "unknown user turned away"
 	logUnavailable = "lookup not answered; its user gets a temporary failure, unless another replica knows"
 )
 
-// assigned tells of a row that was written.
+// assigned tells of a row that was written, or is to be.
 func (l *decisionLog) assigned(at time.Time, user string, d Decision, r Request) {
 	message := logAssigned
-	if d.Reason == Placed {
+	switch d.Reason {
+	case Placed:
 		message = logMoved
+	case Provisional:
+		if d.Verb == Serve {
+			message = logProvisional
+		}
 	}
 	l.line(at, message, d, user, r)
 }

@@ -76,7 +76,8 @@ type Director struct {
 	counts  atomic.Pointer[counts]
 	recount chan struct{}
 	// outage is when the store was first found unavailable, in Unix nanoseconds, 0 while it answers.
-	outage atomic.Int64
+	outage  atomic.Int64
+	stopgap stopgap
 	// hasty is until when nobody waits for the view, in Unix nanoseconds.
 	hasty atomic.Int64
 
@@ -123,6 +124,7 @@ func New(config Config) *Director {
 		known:   newLastKnown(config.Remember, config.Hash),
 		recount: make(chan struct{}, 1),
 		pacer:   pacer{storm: config.Storm},
+		stopgap: stopgap{most: config.Remember},
 		tracker: NewTracker(config.Graces),
 	}
 	if d.now == nil {
@@ -256,7 +258,7 @@ func (d *Director) Resolve(ctx context.Context, r Request) (Answer, error) {
 			// contact: time without does not count as waiting.
 			d.confirm()
 		}
-		d.note(user.Name, decision, facts)
+		d.note(user.Name, decision, facts, r)
 		a := d.answer(st, r, user.Name, decision)
 		if a.Verb == Serve && r.delays(decision, facts) {
 			d.pace(st, &a)
@@ -297,11 +299,16 @@ func (d *Director) rowState(err error) RowState {
 	case err == nil, errors.Is(err, ErrNoMapping), errors.Is(err, ErrUserRefused):
 		if d.outage.Load() != 0 {
 			d.outage.Store(0)
+			if d.config.Policy.OutageProposes {
+				d.stopgap.end(d.now())
+			}
 		}
 	default:
 		// A caller that went away is no outage.
 		if errors.Is(err, ErrUnavailable) {
-			d.outage.CompareAndSwap(0, d.now().UnixNano())
+			if d.outage.CompareAndSwap(0, d.now().UnixNano()) && d.config.Policy.OutageProposes {
+				d.stopgap.begin(d.state.Load().ring)
+			}
 		}
 		return RowUnavailable
 	}
@@ -320,10 +327,14 @@ func (d *Director) decide(st *state, f *Facts, user string) Decision {
 	if st.view == nil {
 		return d.config.Policy.Decide(*f)
 	}
+	if d.config.Policy.OutageProposes && (f.Row == RowUnavailable || f.Row == RowAbsent) {
+		f.OutageRing = d.stopgap.ringAt(f.Now)
+	}
 	switch f.Row {
 	case RowUnavailable:
 		if !d.orders.Load().moving[user] {
 			f.Remembered = d.known.recall(user)
+			f.New = d.isNew(user)
 		}
 		if since := d.outage.Load(); since != 0 {
 			f.Outage = f.Now.Sub(time.Unix(0, since))
@@ -366,15 +377,30 @@ func (d *Director) assign(ctx context.Context, user string, decision Decision, r
 	}
 	d.known.learn(user, m.Backend, f.Now)
 	d.tally.Assigned(decision.Reason)
-	if decision.Reason == Placed || decision.Reason == Evened {
+	switch decision.Reason {
+	case Placed, Evened:
 		d.tally.Moved(decision.Reason)
+	case Provisional:
+		d.stopgap.settled(user)
 	}
 	d.decisions.assigned(f.Now, user, decision, r)
 	return false
 }
 
+// isNew reports whether the user had no row when all rows were read, while the store is down. There must be room to note him.
+func (d *Director) isNew(user string) bool {
+	if !d.config.Policy.OutageProposes {
+		return false
+	}
+	roster := d.stopgap.roster.Load()
+	return roster != nil && !roster.has(d.known.hash(user)) && d.stopgap.admits(user)
+}
+
 // note keeps what a served mapping teaches.
-func (d *Director) note(user string, decision Decision, f Facts) {
+func (d *Director) note(user string, decision Decision, f Facts, r Request) {
+	if decision.Reason == Provisional && f.Row == RowUnavailable && !f.ReadOnly && d.stopgap.note(user, decision.Backend) {
+		d.decisions.assigned(f.Now, user, decision, r)
+	}
 	if decision.Reason != Mapped {
 		return
 	}

@@ -60,6 +60,10 @@ type Facts struct {
 	// been unavailable.
 	Remembered *Remembered
 	Outage     time.Duration
+	// New says, with RowUnavailable, that the user had no row when that could be known.
+	New bool
+	// OutageRing is the ring as it was when the store went down, while it is down and for a moment after; nil otherwise.
+	OutageRing Ring
 	// ReadOnly lookups never lead to Assign.
 	ReadOnly bool
 }
@@ -72,16 +76,20 @@ type Policy struct {
 	// EvenAbove lets users who have no session open move at a login from a backend whose sessions are more than so many times
 	// its share: 1.1 for a tenth more. 0 moves nobody.
 	EvenAbove float64
+	// OutageProposes lets new users in while the store is down: by the ring, and their rows are written afterwards.
+	OutageProposes bool
 }
 
 // Decide says what to do with one lookup at one moment. The rules stand in this order, the first that fits decides:
 //
 //	no complete view                                  unavailable  no_view
 //	store down, remembered, alive ever since          serve        last_known
+//	store down, user is new, if that is wanted        serve        provisional    the proposal of the outage's ring, if it is alive
 //	store down                                        unavailable  store_down
 //	database refuses the user, strict                 reject       unknown_user
 //	database refuses the user                         serve        unknown_user   the ring's proposal
 //	no row, backends are expected after a start       hold         view_partial
+//	no row, store was down a moment ago               assign       provisional      the proposal of the outage's ring, if it is alive
 //	no row                                            assign       proposed       the ring's proposal
 //	row, the user is being moved                      hold         moving
 //	row, backend alive and crowded, no session open   assign       evened         by room, if that is wanted
@@ -110,6 +118,9 @@ func (p Policy) Decide(f Facts) Decision {
 	case RowAbsent:
 		if end := f.View.gathering; f.Now.Before(end) {
 			return Decision{Verb: Hold, Reason: ViewPartial, Until: end}
+		}
+		if name, ok := f.outageProposal(); ok {
+			return Decision{Verb: f.assignOrServe(), Reason: Provisional, Backend: name}
 		}
 		return propose(f, f.assignOrServe(), Proposed)
 	}
@@ -143,11 +154,30 @@ func propose(f Facts, verb Verb, reason Reason) Decision {
 	return Decision{Verb: verb, Reason: reason, Backend: name}
 }
 
+// outageProposal is the proposal of the ring as it was when the store went down. A backend that is not alive is not replaced: others may see
+// it, and two would propose differently.
+func (f Facts) outageProposal() (backend string, ok bool) {
+	if f.OutageRing == nil {
+		return "", false
+	}
+	name, ok := f.OutageRing.Propose(f.Key)
+	if ok {
+		_, _, ok = f.View.Backend(name)
+	}
+	return name, ok
+}
+
 // storeDown serves what is remembered if nothing can have changed: the backend is alive and was not away since.
 func (p Policy) storeDown(f Facts) Decision {
 	if r := f.Remembered; r != nil && f.Now.Sub(r.At) <= rememberFor {
 		if b, since, ok := f.View.Backend(r.Backend); ok && !since.After(r.At) {
 			return Decision{Verb: Serve, Reason: LastKnown, Backend: b.Name}
+		}
+	}
+	// Who is remembered is not new, even if he cannot be served.
+	if p.OutageProposes && f.New && f.Remembered == nil && f.Outage <= rememberFor && !f.Now.Before(f.View.gathering) {
+		if name, ok := f.outageProposal(); ok {
+			return Decision{Verb: Serve, Reason: Provisional, Backend: name}
 		}
 	}
 	d := Decision{Verb: Unavailable, Reason: StoreDown}

@@ -51,6 +51,10 @@ func drawFacts(t *rapid.T) director.Facts {
 			Sessions: map[string]float64{"dovecot-backend-0": rapid.Float64Range(0, 9).Draw(t, "sessions"), "dovecot-backend-3": 1},
 		}
 	}
+	f.New = rapid.Bool().Draw(t, "new")
+	if rapid.Bool().Draw(t, "outage's ring") {
+		f.OutageRing = fixedRing{{Name: rapid.SampledFrom([]string{"dovecot-backend-0", "dovecot-backend-1", "dovecot-backend-9"}).Draw(t, "outage's proposal"), Weight: 1}}
+	}
 	if view != nil {
 		f.Ring = fixedRing(view.Members())
 		f.Rooms = director.Rooms(view, map[string]int{"dovecot-backend-0": rapid.IntRange(0, 9).Draw(t, "count")})
@@ -63,7 +67,7 @@ func drawFacts(t *rapid.T) director.Facts {
 func TestPolicyRules(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := drawFacts(t)
-		p := director.Policy{RejectUnknown: rapid.Bool().Draw(t, "strict"), EvenAbove: rapid.SampledFrom([]float64{0, 1, 1.5}).Draw(t, "even above")}
+		p := director.Policy{RejectUnknown: rapid.Bool().Draw(t, "strict"), EvenAbove: rapid.SampledFrom([]float64{0, 1, 1.5}).Draw(t, "even above"), OutageProposes: rapid.Bool().Draw(t, "outage proposes")}
 		d := p.Decide(f)
 		if again := p.Decide(f); again != d {
 			t.Fatalf("equal facts, two decisions: %+v and %+v", d, again)
@@ -101,6 +105,16 @@ func TestPolicyRules(t *testing.T) {
 			}
 			if age := f.Now.Sub(f.View.CurrentAt); age > 5*time.Second {
 				t.Fatalf("moved by a view that was proven %s ago", age)
+			}
+		case d.Reason == director.Provisional:
+			proposed, _ := f.OutageRing.Propose(f.Key)
+			absent := f
+			absent.Row = director.RowAbsent
+			if p.Decide(absent).Reason == director.ViewPartial {
+				t.Fatalf("proposed by a partial view: %+v", d)
+			}
+			if d.Backend != proposed || f.Row == director.RowUnavailable && (!p.OutageProposes || !f.New || f.Remembered != nil) || f.Row == director.RowFound {
+				t.Fatalf("%+v for row state %d, new %t", d, f.Row, f.New)
 			}
 		case f.Row == director.RowUnavailable && d.Verb != director.Unavailable && d.Reason != director.LastKnown:
 			t.Fatalf("store down, but %+v", d)

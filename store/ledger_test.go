@@ -473,7 +473,9 @@ func TestJournal(t *testing.T) {
 		assign(t, one.db, "ada", "", "192.0.2.1", director.Proposed)
 		assign(t, one.db, "ada", "192.0.2.1", "b-0", director.Renamed)
 		assign(t, one.db, "ada", "b-0", "b-1", director.Placed)
+		assign(t, one.db, "eve", "", "b-0", director.Provisional)
 		// Who loses the race changes nothing.
+		must[director.Mapping](t)(one.db.Assign(t.Context(), director.Assignment{User: "eve", Becomes: "b-2", Reason: director.Provisional}))
 		must[director.Mapping](t)(one.db.Assign(t.Context(), director.Assignment{User: "ada", Was: "b-0", Becomes: "b-2", Reason: director.Placed}))
 		for _, pinned := range []bool{true, false} {
 			change := one.Pin
@@ -499,6 +501,9 @@ func TestJournal(t *testing.T) {
 		}
 		if want := []string{"pin >  bob unpinned: why", "pin >  bob pinned: why", "user b-0>b-1 placed"}; !slices.Equal(got, want) {
 			t.Errorf("journal: %q", got)
+		}
+		if eve := must[[]director.Entry](t)(one.Journal(t.Context(), "eve", 0, 10)); len(eve) != 1 || eve[0].From != "" || eve[0].To != "b-0" || eve[0].Reason != director.Provisional {
+			t.Errorf("journal of who was let in while the database was down: %+v", eve)
 		}
 		if page := must[[]director.Entry](t)(one.Journal(t.Context(), "", entries[0].ID, 1)); len(page) != 1 || page[0].ID != entries[1].ID {
 			t.Errorf("the second page: %+v", page)

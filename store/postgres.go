@@ -290,7 +290,7 @@ WITH patience AS MATERIALIZED (
 )
 ` + assignRows
 
-// assignNotedPostgres does the same, and writes into the journal which users changed their backend.
+// assignNotedPostgres does the same, and writes into the journal which users changed their backend, or were let in while the database was down.
 const assignNotedPostgres = `
 WITH patience AS MATERIALIZED (
 	SELECT set_config('lock_timeout', $4, true)
@@ -301,7 +301,7 @@ WITH patience AS MATERIALIZED (
 ), noted AS (
 	INSERT INTO director_journal (subject, username, from_backend, to_backend, reason, replica)
 	SELECT 'user', done.username, input.was, input.becomes, input.reason, $6 FROM done JOIN input ON input.username = done.username
-	WHERE done.last_ts = now() AND done.backend = input.becomes AND input.was <> '' AND input.reason <> 'renamed'
+	WHERE done.last_ts = now() AND done.backend = input.becomes AND (input.was <> '' AND input.reason <> 'renamed' OR input.reason = 'provisional')
 )
 SELECT username, backend, age FROM done`
 

@@ -82,7 +82,7 @@ func (s *sqliteDB) assign(ctx context.Context, batch []director.Assignment, _ bo
 	defer tx.Rollback()
 	assigned := make(map[string]director.Mapping, len(batch))
 	for _, a := range batch {
-		if s.ledgered.Load() && a.Was != "" && a.Reason != director.Renamed {
+		if s.ledgered.Load() && (a.Was != "" && a.Reason != director.Renamed || a.Reason == director.Provisional) {
 			if _, err := tx.ExecContext(ctx, `
 				INSERT INTO director_journal (subject, username, from_backend, to_backend, reason, replica)
 				SELECT 'user', ?1, ?2, ?3, ?4, ?5 WHERE ?2 = coalesce((SELECT backend FROM mailbox_username_backend WHERE username = ?1), ?2)`,

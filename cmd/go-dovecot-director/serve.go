@@ -138,6 +138,10 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	})
 	stops.background("moves", failed, mover.Run)
 	stops.background("tasks", failed, conductor.Run)
+	if s.policy.policy().OutageProposes {
+		reconciler := director.NewReconciler(director.ReconcilerConfig{Director: d, Rows: db, Sessions: sessions, Journal: ledger, Logger: log})
+		stops.background("reconciler", failed, reconciler.Run)
+	}
 	if census != nil {
 		stops.background("poll of sessions", failed, census.Run)
 	}

@@ -33,6 +33,7 @@ type settings struct {
 type policySettings struct {
 	users           director.UserFormat
 	unknownUsers    string
+	outage          string
 	graces          director.Graces
 	rememberedUsers int
 	touchInterval   time.Duration
@@ -66,6 +67,9 @@ const defaultListen = ":8080"
 // unknownUsersReject is the value of --unknown-users that turns them away.
 const unknownUsersReject = "reject"
 
+// outagePropose is the value of --database-outage that lets new users in while the database is down.
+const outagePropose = "propose"
+
 // register adds the flags of serve.
 func (s *settings) register(fs *pflag.FlagSet) {
 	add(fs, &s.listen, "listen", "address", defaultListen, "address of the lookup API", parseAddress)
@@ -83,6 +87,7 @@ func (s *policySettings) register(fs *pflag.FlagSet) {
 	registerUserName(fs, &s.users.Name)
 	add(fs, &s.users.Hash, "hash-format", "template", "%Lu", "what the ring hashes; %Ld keeps the new users of a domain together", director.ParseTemplate)
 	add(fs, &s.unknownUsers, "unknown-users", "choice", "propose", "users whom the database refuses: propose a backend, or reject them", parseChoice("propose", unknownUsersReject))
+	add(fs, &s.outage, "database-outage", "choice", "known", "who is served while the database is down: users who are known, or propose a backend to new ones too", parseChoice("known", outagePropose))
 	add(fs, &s.graces.Failover, "failover-grace", "duration", "30s", "how long the users of a backend wait that is not ready", parseDuration(0, time.Hour))
 	add(fs, &s.graces.Restart, "restart-grace", "duration", "2m0s", "how long the users of a backend wait that was deleted; longer than its restart takes", parseDuration(0, 24*time.Hour))
 	add(fs, &s.graces.Panic, "panic-grace", "duration", "5m0s", "how long they wait while more than half of the backends are lost", parseDuration(0, 24*time.Hour))
@@ -96,12 +101,15 @@ func (s *policySettings) check() error {
 	if s.storm.Rate > 0 && s.storm.Most > s.graces.Failover {
 		return fmt.Errorf("--login-delay %s is longer than --failover-grace %s (environment: LOGIN_DELAY, FAILOVER_GRACE): a login that waits would go to a backend that was given up meanwhile", s.storm.Most, s.graces.Failover)
 	}
+	if s.outage == outagePropose && s.rememberedUsers == 0 {
+		return errors.New("--database-outage is propose, and --remembered-users is 0 (environment: DATABASE_OUTAGE, REMEMBERED_USERS): who was let in during an outage has to be remembered, as many as that at most")
+	}
 	return nil
 }
 
 // policy is what the settings come to.
 func (s *policySettings) policy() director.Policy {
-	return director.Policy{RejectUnknown: s.unknownUsers == unknownUsersReject}
+	return director.Policy{RejectUnknown: s.unknownUsers == unknownUsersReject, OutageProposes: s.outage == outagePropose}
 }
 
 // registerUserName adds the setting that says under which name a user is stored.

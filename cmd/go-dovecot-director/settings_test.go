@@ -53,6 +53,8 @@ func TestBadSettingsAreOneLineAndExitCodeTwo(t *testing.T) {
 		"a bad address":                    {append(base, "--listen", "8080"), none, `"--listen" flag: "8080" is not an address to listen on; write HOST:PORT or :PORT`},
 		"a bad template":                   {append(base, "--hash-format", "%x"), none, `"%x" is not known`},
 		"a bad choice":                     {append(base, "--unknown-users", "ignore"), none, `"ignore" is not known; write one of propose, reject`},
+		"a bad outage policy":              {append(base, "--database-outage", "hold"), none, `"hold" is not known; write one of known, propose`},
+		"an outage nobody is noted in":     {append(base, "--database-outage", "propose", "--remembered-users", "0"), none, "--database-outage is propose, and --remembered-users is 0"},
 		"a bad TLS mode":                   {base, environment("DATABASE_SSLMODE", "yes"), `environment variable DATABASE_SSLMODE: "yes" is not known`},
 		"a bad level":                      {append(base, "--log-level", "loud"), none, `"loud" is not a log level`},
 		"no backends":                      {[]string{"serve", "--database-url", "sqlite:x"}, none, "--service is missing (environment: SERVICE)"},

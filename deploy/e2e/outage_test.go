@@ -3,6 +3,8 @@ package e2e_test
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"strings"
 	"testing"
 
 	"github.com/k-web-s/go-dovecot-director/deploy/e2e/dovecot"
@@ -196,4 +198,59 @@ func TestDatabaseDown(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Where new users are let in without PostgreSQL, all directors send them to the same backend, and their rows are written afterwards.
+func TestNewUsersWhileTheDatabaseIsDown(t *testing.T) {
+	t.Parallel()
+	p := newBackends(t, dovecot.DefaultPorts)
+	p.endpoints.write(t, false, p.backends...)
+	if _, stderr, code := program.Run(t, "migrate", "--database-url", p.database.url); code != 0 {
+		t.Fatalf("migrate: %s", stderr)
+	}
+	p.database.exec(t, "INSERT INTO mailbox_username_backend VALUES ('elsewhere@example.org', 'b0', now())")
+	for i, version := range versions {
+		via := p.addProxy(t, version, byte(1+i), dovecot.ProxyConfig{}, "--database-outage", "propose")
+		eventually(t, "it is read who has a mapping", func() error {
+			if !strings.Contains(via.director.Log(), "read who has a mapping") {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+	}
+	p.database.server.Kill()
+	var users []string
+	for i := range 12 {
+		users = append(users, fmt.Sprintf("new%d@example.org", i))
+	}
+	landed := map[string]string{"elsewhere@example.org": "b0"}
+	p.eachProxy(t, "down", func(t *testing.T, via *proxy) {
+		for _, user := range users {
+			backend, err := via.imap(t, user)
+			if err != nil {
+				t.Fatalf("%s: %v", user, err)
+			}
+			if before, ok := landed[user]; ok && before != backend {
+				t.Errorf("%s was sent to %s and to %s", user, before, backend)
+			}
+			landed[user] = backend
+		}
+		via.wantFailure(t, "elsewhere@example.org", mail.ErrTemporary) // who has a row that nobody remembers is not new
+	})
+	p.database.server.Restart(t)
+	eventually(t, "rows are written without a lookup", func() error {
+		if got := p.database.rows(t); !maps.Equal(got, landed) {
+			return fmt.Errorf("got %v, want %v", got, landed)
+		}
+		return nil
+	})
+	// Each is in the journal once, whichever director was first.
+	for _, query := range []string{
+		"SELECT count(*) FROM director_journal WHERE reason = 'provisional' AND subject = 'user'",
+		"SELECT count(DISTINCT username) FROM director_journal WHERE reason = 'provisional'",
+	} {
+		if n := p.database.count(t, query); n != len(users) {
+			t.Errorf("%s: %d, want %d", query, n, len(users))
+		}
+	}
 }
