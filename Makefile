@@ -4,7 +4,11 @@ GO      ?= go
 BUILD   := .build
 PROGRAM := $(BUILD)/go-dovecot-director
 TOOL    := $(GO) tool -modfile=$(CURDIR)/.ci/tools.mod
+RELEASE := $(GO) tool -modfile=$(CURDIR)/.ci/release.mod
 MODULES := . deploy/e2e
+
+# What the program and its image may hold: licences that ask for no more than their text.
+LICENCES := Apache-2.0,BSD-2-Clause,BSD-3-Clause,ISC,MIT
 
 .DEFAULT_GOAL := help
 
@@ -26,7 +30,7 @@ build: ## Build the program into .build
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o $(PROGRAM) ./cmd/go-dovecot-director
 
 .PHONY: test
-test: deps lint ## Run all tests: every room, real PostgreSQL, Dovecot 2.3 and 2.4, Prometheus
+test: deps lint licences ## Run all tests: every room, real PostgreSQL, Dovecot 2.3 and 2.4, Prometheus
 	$(GO) test -race -run '^$$' ./... >/dev/null # builds all at once; then one package at a time, as they load the machine
 	$(GO) test -race -shuffle=on -p 1 -timeout 20m ./...
 	$(MAKE) e2e
@@ -50,6 +54,16 @@ lint: ## Check the code, that of the end-to-end tests too: gofumpt, vet, fix, st
 		$(TOOL) staticcheck -checks inherit,-ST1000 ./...; \
 		out=$$($(TOOL) deadcode -test ./...); test -z "$$out" || { echo "$$out"; exit 1; }; \
 	done
+
+.PHONY: licences
+licences: ## Check the licences of all that is linked into the program
+	@mkdir -p $(BUILD)
+	@$(RELEASE) go-licenses check --allowed_licenses=$(LICENCES) ./cmd/go-dovecot-director 2>$(BUILD)/licences.log || { cat $(BUILD)/licences.log; exit 1; }
+
+.PHONY: sbom
+sbom: build ## Write what is linked into the program to .build/sbom.json, as CycloneDX
+	@$(RELEASE) cyclonedx-gomod bin -json -std -noserial -notimestamp -output $(BUILD)/sbom.json $(PROGRAM)
+	@echo $(BUILD)/sbom.json
 
 .PHONY: vuln
 vuln: ## Look for known vulnerabilities (needs the network)

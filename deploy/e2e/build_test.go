@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"crypto/sha256"
 	"debug/elf"
 	"os"
 	"os/exec"
@@ -32,7 +33,15 @@ func buildLike(t *testing.T, arch string) (path string) {
 	if path, ok := builds.cmd[arch]; ok {
 		return path
 	}
-	dockerfile, err := os.ReadFile(dovecot.Dir("..", "Dockerfile"))
+	path = buildAt(t, module(), arch, filepath.Join(builds.dir, arch, "go-dovecot-director"))
+	builds.cmd[arch] = path
+	return path
+}
+
+// buildAt builds it in a folder with the sources.
+func buildAt(t *testing.T, sources, arch, path string, env ...string) string {
+	t.Helper()
+	dockerfile, err := os.ReadFile(filepath.Join(sources, "deploy", "Dockerfile"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,14 +49,12 @@ func buildLike(t *testing.T, arch string) (path string) {
 	if line == nil {
 		t.Fatal("no build command in the Dockerfile")
 	}
-	path = filepath.Join(builds.dir, arch, "go-dovecot-director")
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", strings.ReplaceAll(string(line[1]), "/out/go-dovecot-director", path))
-	cmd.Dir = module()
-	cmd.Env = append(os.Environ(), "TARGETOS=linux", "TARGETARCH="+arch)
+	cmd.Dir = sources
+	cmd.Env = append(append(os.Environ(), "TARGETOS=linux", "TARGETARCH="+arch), env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", cmd, err, out)
 	}
-	builds.cmd[arch] = path
 	return path
 }
 
@@ -90,5 +97,33 @@ func TestDockerfileBuildsStaticPrograms(t *testing.T) {
 	}
 	if out := runDirector(t, "--version"); !strings.HasPrefix(out, "go-dovecot-director version") {
 		t.Errorf("it says %q", out)
+	}
+}
+
+// Who builds the same sources elsewhere gets the same program: what is distributed can be checked against them.
+func TestTheBuildIsReproducible(t *testing.T) {
+	t.Parallel()
+	elsewhere := t.TempDir()
+	// With what is not committed, which the program's version tells of.
+	for _, arguments := range [][]string{
+		{"cp", "-a", module() + "/.", elsewhere},
+		{"rm", "-rf", filepath.Join(elsewhere, ".build")},
+	} {
+		if out, err := exec.CommandContext(t.Context(), arguments[0], arguments[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v\n%s", arguments, err, out)
+		}
+	}
+	// Its own cache, so that all is compiled there.
+	again := buildAt(t, elsewhere, runtime.GOARCH, filepath.Join(elsewhere, ".build", "program"), "GOCACHE="+t.TempDir())
+	here, err := os.ReadFile(buildLike(t, runtime.GOARCH))
+	if err != nil {
+		t.Fatal(err)
+	}
+	there, err := os.ReadFile(again)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sha256.Sum256(here) != sha256.Sum256(there) {
+		t.Errorf("%d bytes here, %d there, and not the same", len(here), len(there))
 	}
 }
