@@ -21,7 +21,7 @@ var rooms = map[string]struct{ ours, others []string }{
 	"store":                   {others: []string{"github.com/jmoiron/sqlx", "github.com/lib/pq", "modernc.org/sqlite"}},
 	"store/storetest":         {},
 	"store/pgtest":            {others: []string{"github.com/lib/pq"}},
-	"k8s":                     {others: []string{"github.com/go-logr/logr", "k8s.io/", "sigs.k8s.io/yaml"}},
+	"k8s":                     {others: []string{"github.com/go-logr/logr", "k8s.io/", "sigs.k8s.io/json", "sigs.k8s.io/yaml"}},
 	"k8s/apitest":             {others: []string{"k8s.io/"}},
 	"http":                    {},
 	"http/doveadm":            {},

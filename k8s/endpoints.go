@@ -5,9 +5,12 @@ package k8s
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	director "github.com/k-web-s/go-dovecot-director"
 	corev1 "k8s.io/api/core/v1"
@@ -19,7 +22,7 @@ import (
 // is ready in all. Terminating pods are not listed in Endpoints at all.
 func FromEndpoints(e *corev1.Endpoints) ([]director.Backend, error) {
 	if e.Annotations[corev1.EndpointsOverCapacity] == "truncated" {
-		return nil, fmt.Errorf("the Endpoints object %s/%s is truncated: Kubernetes lists 1000 pods there at most, and those that are missing must not be taken for lost", e.Namespace, e.Name)
+		return nil, fmt.Errorf("the Endpoints object %.60q is truncated: Kubernetes lists 1000 pods there at most, and those that are missing must not be taken for lost", e.Name)
 	}
 	var m merge
 	for _, subset := range e.Subsets {
@@ -48,7 +51,7 @@ func FromSlices(slices []discoveryv1.EndpointSlice) ([]director.Backend, error) 
 	var m merge
 	for _, slice := range slices {
 		if slice.AddressType == discoveryv1.AddressTypeFQDN {
-			return nil, fmt.Errorf("EndpointSlice %s holds host names; a backend needs an IP address", slice.Name)
+			return nil, fmt.Errorf("EndpointSlice %.60q holds host names; a backend needs an IP address", slice.Name)
 		}
 		ports := make(map[string]uint16, len(slice.Ports))
 		for _, p := range slice.Ports {
@@ -101,38 +104,51 @@ func identity(target *corev1.ObjectReference, hostname, ip string) (name, instan
 // addPort adds a TCP port that has a name.
 func addPort(ports map[string]uint16, name string, port int32, protocol corev1.Protocol) {
 	if name != "" && port > 0 && port <= 65535 && (protocol == corev1.ProtocolTCP || protocol == "") {
-		ports[strings.ToLower(name)] = uint16(port)
+		lowerPort(ports, strings.ToLower(name), uint16(port))
+	}
+}
+
+// lowerPort adds a port. A pod has one number for a name; should two be listed, the smaller one counts in every replica.
+func lowerPort(ports map[string]uint16, name string, port uint16) {
+	if old, ok := ports[name]; !ok || port < old {
+		ports[name] = port
 	}
 }
 
 // merge collects what is listed in several places into one backend per name.
-type merge struct{ byName map[string]director.Backend }
+type merge struct {
+	byName map[string]map[string]director.Backend
+} // and by instance
 
 // conditionOrder is which condition counts when places differ: the worst.
 var conditionOrder = map[director.Condition]int{director.Ready: 0, director.NotReady: 1, director.Terminating: 2, director.Stopping: 3}
 
-// add adds one mention of a backend. Of two instances of a name, of which one is on its way out, the other counts. Of
-// two addresses of one instance the IPv4 one counts, then the smaller, so that all replicas choose alike.
+// maxName is the longest name of a backend in bytes: Kubernetes has none that is longer, and the admin API takes none.
+const maxName = 253
+
+// add adds one mention of a backend. Of two addresses of one instance the IPv4 one counts, then the smaller, so that all
+// replicas choose alike.
 func (m *merge) add(b director.Backend, ip string) error {
+	if len(b.Name) > maxName || !utf8.ValidString(b.Name) || strings.ContainsFunc(b.Name, func(c rune) bool { return !unicode.IsPrint(c) }) {
+		return fmt.Errorf("%.60q is not a name of a backend: printable text of at most %d bytes", b.Name, maxName)
+	}
 	addr, err := netip.ParseAddr(ip)
-	if err != nil || addr.IsUnspecified() {
-		return fmt.Errorf("backend %s: %q is not an address that can be connected to", b.Name, ip)
+	if addr = addr.Unmap(); err != nil || addr.IsUnspecified() {
+		return fmt.Errorf("backend %s: %.60q is not an address that can be connected to", b.Name, ip)
 	}
-	b.Addr = addr.Unmap()
+	b.Addr = addr
 	if m.byName == nil {
-		m.byName = make(map[string]director.Backend)
+		m.byName = make(map[string]map[string]director.Backend)
 	}
-	old, known := m.byName[b.Name]
-	switch {
-	case !known:
-	case old.Instance != b.Instance:
-		if c := cmp.Compare(conditionOrder[old.Condition], conditionOrder[b.Condition]); c < 0 || c == 0 && old.Instance > b.Instance {
-			return nil
-		}
-	default:
+	instances := m.byName[b.Name]
+	if instances == nil {
+		instances = make(map[string]director.Backend, 1)
+		m.byName[b.Name] = instances
+	}
+	if old, known := instances[b.Instance]; known {
 		b = mergeMentions(old, b)
 	}
-	m.byName[b.Name] = b
+	instances[b.Instance] = b
 	return nil
 }
 
@@ -140,10 +156,7 @@ func mergeMentions(a, b director.Backend) director.Backend {
 	ports := make(map[string]uint16, len(a.Ports)+len(b.Ports))
 	for _, from := range []map[string]uint16{a.Ports, b.Ports} {
 		for name, port := range from {
-			// A pod has one number for a name. Should two be listed, the smaller one counts in every replica.
-			if old, ok := ports[name]; !ok || port < old {
-				ports[name] = port
-			}
+			lowerPort(ports, name, port)
 		}
 	}
 	if conditionOrder[b.Condition] > conditionOrder[a.Condition] {
@@ -157,10 +170,14 @@ func mergeMentions(a, b director.Backend) director.Backend {
 	return a
 }
 
+// backends returns one instance of each name. Of several the one counts that is least on its way out, then the one whose
+// identity is last: which was listed first says nothing.
 func (m *merge) backends() []director.Backend {
 	all := make([]director.Backend, 0, len(m.byName))
-	for _, b := range m.byName {
-		all = append(all, b)
+	for _, instances := range m.byName {
+		all = append(all, slices.MinFunc(slices.Collect(maps.Values(instances)), func(a, b director.Backend) int {
+			return cmp.Or(cmp.Compare(conditionOrder[a.Condition], conditionOrder[b.Condition]), strings.Compare(b.Instance, a.Instance))
+		}))
 	}
 	slices.SortFunc(all, func(a, b director.Backend) int { return strings.Compare(a.Name, b.Name) })
 	return all

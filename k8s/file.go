@@ -5,6 +5,7 @@ package k8s
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,11 +17,14 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	director "github.com/k-web-s/go-dovecot-director"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 )
 
@@ -146,9 +150,38 @@ func (f *File) load() error {
 //     weight: 1              # optional; 0 takes no new users
 //     ready: true            # optional
 //
-// Fields that are not known are errors: a typing error must not take a backend away. An empty file is an error too, as
-// it may be half written; the empty list [] is none.
+// Fields that are not known, or are in other case, are errors: a typing error must not take a backend away. An empty file is
+// an error too, as it may be half written; the empty list [] is none. Errors are one line, however odd the file is.
 func Parse(text []byte) ([]director.Backend, error) {
+	backends, err := parse(text)
+	if err != nil {
+		return nil, errors.New(oneLine(err))
+	}
+	return backends, nil
+}
+
+// longestError is the longest text in bytes of an error about a file, which may hold names of any length.
+const longestError = 400
+
+// oneLine is the text of an error. Those about YAML are of several lines, and may quote what cannot be printed.
+func oneLine(err error) string {
+	var lines []string
+	for line := range strings.Lines(err.Error()) {
+		lines = append(lines, strings.TrimSpace(line))
+	}
+	text := strings.ReplaceAll(strings.Join(lines, "; "), ":; ", ": ")
+	if len(text) > longestError {
+		text = strings.ToValidUTF8(text[:longestError], "") + "..."
+	}
+	return strings.Map(func(c rune) rune {
+		if !unicode.IsPrint(c) {
+			return utf8.RuneError
+		}
+		return c
+	}, text)
+}
+
+func parse(text []byte) ([]director.Backend, error) {
 	reader := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(text)))
 	var found documents
 	for n := 1; ; n++ {
@@ -212,7 +245,27 @@ func (d *documents) addObject(object []byte) error {
 		Kind  string            `json:"kind"`
 		Items []json.RawMessage `json:"items"`
 	}
-	if err := json.Unmarshal(object, &head); err != nil {
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(object, &head); err != nil {
+		return err
+	}
+	switch head.Kind {
+	case "List", "EndpointsList", "EndpointSliceList":
+		for i, item := range head.Items {
+			if err := d.addOne(item); err != nil {
+				return fmt.Errorf("item %d: %w", i, err)
+			}
+		}
+		return nil
+	}
+	return d.addOne(object)
+}
+
+// addOne takes an object that is no list.
+func (d *documents) addOne(object []byte) error {
+	var head struct {
+		Kind string `json:"kind"`
+	}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(object, &head); err != nil {
 		return err
 	}
 	switch head.Kind {
@@ -228,23 +281,16 @@ func (d *documents) addObject(object []byte) error {
 			return err
 		}
 		d.slices = append(d.slices, s)
-	case "List", "EndpointsList", "EndpointSliceList":
-		for i, item := range head.Items {
-			if err := d.addObject(item); err != nil {
-				return fmt.Errorf("item %d: %w", i, err)
-			}
-		}
 	default:
 		return fmt.Errorf("kind %q is not known; write Endpoints, EndpointSlice or a plain list", head.Kind)
 	}
 	return nil
 }
 
-// strict decodes JSON and refuses fields that are not known.
+// strict decodes JSON as the API server does, and refuses fields that are not known. encoding/json would take them in any case.
 func strict(text []byte, into any) error {
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.DisallowUnknownFields()
-	return decoder.Decode(into)
+	unknown, err := kjson.UnmarshalStrict(text, into)
+	return cmp.Or(err, errors.Join(unknown...))
 }
 
 func (d *documents) backends() ([]director.Backend, error) {
@@ -273,25 +319,29 @@ func fromPlain(list []plainBackend) ([]director.Backend, error) {
 	for i, p := range list {
 		addr, err := netip.ParseAddr(p.Address)
 		switch {
-		case err != nil || addr.IsUnspecified():
-			return nil, fmt.Errorf("entry %d: address %q is not an IP address that can be connected to", i, p.Address)
+		case err != nil || addr.Unmap().IsUnspecified():
+			return nil, fmt.Errorf("entry %d: address %.60q is not an IP address that can be connected to", i, p.Address)
 		case value(p.Weight, 1) < 0 || value(p.Weight, 1) > 100:
 			return nil, fmt.Errorf("entry %d: weight %d is not between 0 and 100", i, *p.Weight)
 		case p.Name == "":
 			p.Name = p.Address
 		}
 		if _, twice := m.byName[p.Name]; twice {
-			return nil, fmt.Errorf("entry %d: the name %q stands there twice", i, p.Name)
+			return nil, fmt.Errorf("entry %d: the name %.60q stands there twice", i, p.Name)
 		}
 		b := director.Backend{Name: p.Name, Weight: value(p.Weight, 1), Condition: director.Ready, Ports: make(map[string]uint16, len(p.Ports))}
 		if !value(p.Ready, true) {
 			b.Condition = director.NotReady
 		}
 		for name, port := range p.Ports {
-			if port == 0 {
-				return nil, fmt.Errorf("entry %d: port %q is 0", i, name)
+			lower := strings.ToLower(name)
+			switch _, twice := b.Ports[lower]; {
+			case port == 0:
+				return nil, fmt.Errorf("entry %d: port %.60q is 0", i, name)
+			case twice:
+				return nil, fmt.Errorf("entry %d: port %.60q stands there twice, in capitals too", i, lower)
 			}
-			b.Ports[strings.ToLower(name)] = port
+			b.Ports[lower] = port
 		}
 		if err := m.add(b, p.Address); err != nil {
 			return nil, fmt.Errorf("entry %d: %w", i, err)

@@ -20,8 +20,13 @@ func TestParseErrorsSayWhatAndWhere(t *testing.T) {
 		"no YAML":                   {"a: [", "document 1:"},
 		"a word":                    {"backends", "neither an object nor a list"},
 		"another kind":              {"kind: Service", `kind "Service" is not known`},
-		"a typing error":            {"- name: a\n  adress: 192.0.2.1", `unknown field "adress"`},
+		"a typing error":            {"- name: a\n  adress: 192.0.2.1", `unknown field "[0].adress"`},
 		"a typing error in objects": {"kind: Endpoints\nsubset: []", `unknown field "subset"`},
+		"a field in another case":   {"- Name: a\n  address: 192.0.2.1", `unknown field "[0].Name"`},
+		"a port in two cases":       {"- {address: 192.0.2.1, ports: {IMAP: 1, imap: 2}}", `port "imap" stands there twice`},
+		"nobody's IPv4 in IPv6":     {`- address: "::ffff:0.0.0.0"`, "entry 0: address"},
+		"a name that has two lines": {`- {name: "a\nb", address: 192.0.2.1}`, `entry 0: "a\nb" is not a name`},
+		"a list in a list":          {`{"kind": "List", "items": [{"kind": "List"}]}`, `item 0: kind "List"`},
 		"the same field twice":      {"- name: a\n  name: b\n  address: 192.0.2.1", `"name" already set`},
 		"no address":                {"- {name: a, address: 192.0.2.1}\n- name: b", `entry 1: address ""`},
 		"a host name":               {"- address: backend.example.org", `entry 0: address "backend.example.org" is not an IP address`},
@@ -132,27 +137,4 @@ func TestAFileThatCannotBeUsedAtTheStartIsAnError(t *testing.T) {
 	if _, err := k8s.NewFile(k8s.FileConfig{Path: filepath.Join(t.TempDir(), "none.yaml")}); err == nil || !strings.Contains(err.Error(), "none.yaml") {
 		t.Errorf("error %v", err)
 	}
-}
-
-func FuzzParse(f *testing.F) {
-	for _, path := range []string{"../testdata/endpoints.yaml", "../testdata/endpointslice.yaml", "../testdata/backends.yaml", "testdata/two-subsets-endpoints.yaml"} {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(text)
-	}
-	f.Fuzz(func(t *testing.T, text []byte) {
-		backends, err := k8s.Parse(text)
-		if err != nil {
-			return
-		}
-		names := map[string]bool{}
-		for _, b := range backends {
-			if b.Name == "" || !b.Addr.IsValid() || b.Addr.IsUnspecified() || b.Weight < 0 || names[b.Name] {
-				t.Errorf("%q: %+v", text, backends)
-			}
-			names[b.Name] = true
-		}
-	})
 }

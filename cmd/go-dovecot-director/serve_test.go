@@ -3,12 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -59,6 +59,9 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
+// serving is the line of the log, in either format, that says where it listens.
+var serving = regexp.MustCompile(`(?m)^.*\bmsg[":=]+serving\b.*\blisten[":=]+([^\s",]+).*\bops_listen[":=]+([^\s",]+).*\badmin_listen[":=]+([^\s",]+)`)
+
 // start runs serve in this process until the test ends or stop is called, and waits until it is ready.
 func start(t *testing.T, args ...string) *instance {
 	t.Helper()
@@ -73,17 +76,9 @@ func start(t *testing.T, args ...string) *instance {
 	})
 	t.Cleanup(func() { i.stop() })
 	until(t, "it listens", func() bool {
-		for line := range strings.Lines(i.log.String()) {
-			var serving struct {
-				Msg         string
-				Listen      string
-				OpsListen   string `json:"ops_listen"`
-				AdminListen string `json:"admin_listen"`
-			}
-			if json.Unmarshal([]byte(line), &serving) == nil && serving.Msg == "serving" {
-				i.lookups, i.ops, i.admin = serving.Listen, serving.OpsListen, serving.AdminListen
-				return true
-			}
+		if m := serving.FindStringSubmatch(i.log.String()); m != nil {
+			i.lookups, i.ops, i.admin = m[1], m[2], m[3]
+			return true
 		}
 		select {
 		case c := <-code:
@@ -223,7 +218,7 @@ func TestFailuresAtTheStartExitWithOne(t *testing.T) {
 		args []string
 		want string
 	}{
-		"a broken file of backends": {[]string{"--endpoints-file", broken}, `unknown field "adress"`},
+		"a broken file of backends": {[]string{"--endpoints-file", broken}, `unknown field "[0].adress"`},
 		"a port that is taken":      {[]string{"--endpoints-file", endpoints, "--listen", taken.lookups}, "--listen: cannot listen: "},
 	} {
 		var stderr bytes.Buffer
