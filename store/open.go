@@ -55,11 +55,12 @@ func open(c Config) (*DB, error) {
 	}
 	u, err := url.Parse(c.URL)
 	if err != nil {
-		// The parser's error quotes the URL, password and all.
+		// The parser's error quotes the URL, password and all, and then what it took for a port or a host, which may be part of one.
 		if parse, ok := errors.AsType[*url.Error](err); ok {
 			err = parse.Err
 		}
-		return nil, fmt.Errorf("database-url: it cannot be read (%s); write postgres://USER@HOST:PORT/NAME", redact(err.Error(), c.URL))
+		what, _, _ := strings.Cut(err.Error(), " \"")
+		return nil, fmt.Errorf("database-url: it cannot be read (%s); write postgres://USER@HOST:PORT/NAME, and of a password # as %%23, / as %%2F, ? as %%3F and %% as %%25", what)
 	}
 	if _, has := u.User.Password(); !has && c.Password != "" {
 		u.User = url.UserPassword(u.User.Username(), c.Password)

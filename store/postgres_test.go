@@ -20,6 +20,7 @@ import (
 	director "github.com/k-web-s/go-dovecot-director"
 	"github.com/k-web-s/go-dovecot-director/store"
 	"github.com/k-web-s/go-dovecot-director/store/pgtest"
+	"github.com/k-web-s/go-dovecot-director/store/storetest"
 )
 
 func TestMigrateCreatesAndThenLeavesAlone(t *testing.T) {
@@ -227,10 +228,55 @@ func TestAColumnThatTakesNamesForTheSame(t *testing.T) {
 	}
 }
 
+// TestCollationsThatSortByMeaning holds that names which sort as one stay several.
+func TestCollationsThatSortByMeaning(t *testing.T) {
+	storetest.KeepsNames(t, postgresBench(func(t *testing.T, s *pgtest.Server) string {
+		u := s.Database(t)
+		pgtest.Exec(t, u, `CREATE COLLATION lax (provider = icu, locale = 'und-u-ks-level1-ka-shifted')`)
+		pgtest.Exec(t, u, `CREATE TABLE mailbox_username_backend (username varchar(255) COLLATE lax PRIMARY KEY, backend varchar(255) COLLATE lax NOT NULL, last_ts timestamptz NOT NULL)`)
+		return u
+	}, func(url string) string { return url }, nil)(t))
+}
+
+// TestNamesThatTheDatabaseCannotHold has databases in which 255 characters are 255 bytes, or not all characters are there. Such names are
+// refused, and nobody else who asks at the same time is.
+func TestNamesThatTheDatabaseCannotHold(t *testing.T) {
+	for encoding, odd := range map[string]string{"SQL_ASCII": strings.Repeat("ä", 255), "LATIN1": "пример"} {
+		t.Run(encoding, func(t *testing.T) {
+			u := server.Database(t)
+			name := strings.ToLower(encoding) + "_names"
+			pgtest.Exec(t, u, `CREATE DATABASE `+name+` ENCODING '`+encoding+`' LOCALE 'C' TEMPLATE template0`)
+			u = server.URL(name)
+			migrate(t, u)
+			db := open(t, store.Config{URL: u})
+			var wg sync.WaitGroup
+			for i := range 200 {
+				wg.Go(func() {
+					user, want := fmt.Sprintf("ädä-%d", i), error(nil)
+					if i%20 == 0 {
+						user, want = odd, director.ErrUserRefused
+					}
+					if _, err := db.Assign(context.Background(), director.Assignment{User: user, Becomes: "backend-0"}); !errors.Is(err, want) {
+						t.Errorf("%.20q: %v", user, err)
+					}
+					if m, err := db.Get(context.Background(), user); want == nil && (err != nil || m.Backend != "backend-0") || want != nil && !errors.Is(err, director.ErrNoMapping) && !errors.Is(err, want) {
+						t.Errorf("%.20q: %+v, %v", user, m, err)
+					}
+				})
+			}
+			wg.Wait()
+			if status := db.Status(); status.Err != nil {
+				t.Errorf("an odd name is no outage: %v", status.Err)
+			}
+		})
+	}
+}
+
 func TestBadConfigurationShowsNoPassword(t *testing.T) {
 	for _, url := range []string{
 		"mysql://u:topsecret@db/mail", "postgres://u:topsecret@db:port/mail", "postgres://u:topsecret@db:99999/mail", "postgres://u:topsecret@[::1/mail",
 		"postgres://u:topsecret%zz@db/mail", "postgres://u:topsecret@db/mail?sslmode=maybe", "sqlite:", "host=db password=topsecret", "://u:topsecret@db",
+		"postgres://u:topsecret#x@db/mail", "postgres://u:topsecret/x@db/mail", "postgres://u:topsecret?x@db/mail", "postgres://u:topsecret\n@db/mail",
 	} {
 		if _, err := store.Open(store.Config{URL: url}); err == nil || strings.Contains(err.Error(), "topsecret") || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: error %v", url, err)
