@@ -104,9 +104,9 @@ func decodeOrder(body []byte, order any) error {
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(order); err != nil {
 		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-			return badRequest("the body: a JSON %s cannot be the value of %q", wrong.Value, wrong.Field)
+			return badRequest("the body: a JSON %.60s cannot be the value of %q", wrong.Value, wrong.Field)
 		}
-		return badRequest("the body: %s", strings.TrimPrefix(err.Error(), "json: "))
+		return badRequest("the body: %.90s", strings.TrimPrefix(err.Error(), "json: "))
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return badRequest("the body is more than one JSON object")
@@ -131,9 +131,11 @@ func checkObject(body []byte) error {
 			return nil
 		}
 		name, _ := token.(string)
-		if folded := strings.ToLower(name); seen[folded] {
+		if seen[name] {
 			return badRequest("the body: %.60q is there more than once", name)
-		} else if folded != name {
+		}
+		// encoding/json takes some letters outside ASCII for those of a name, too.
+		if strings.ContainsFunc(name, func(c rune) bool { return c < 'a' || c > 'z' }) {
 			return badRequest("the body: unknown field %.60q", name)
 		}
 		seen[name] = true

@@ -28,7 +28,7 @@ type operator struct {
 	most  int // sessions that a kick ends
 }
 
-func newOperator(t *testing.T) *operator {
+func newOperator(t testing.TB) *operator {
 	t.Helper()
 	name, err := director.ParseTemplate("%Lu")
 	if err != nil {
@@ -269,7 +269,7 @@ func TestAdminTakesNoHostileInput(t *testing.T) {
 		if verb.method != http.MethodGet {
 			for name, body := range map[string]string{
 				"bad JSON": `{"note":`, "no JSON": `note`, "an array": `[]`, "null": `null`, "a string": `"x"`, "an unknown field": `{"colour":1}`, "two objects": `{} {}`,
-				"a field twice": `{"note":"a","note":"b"}`, "a field in another case": `{"Note":"a"}`, "no UTF-8": "{\"note\":\"\xff\"}", "half a character": `{"note":"\ud800"}`,
+				"a field twice": `{"note":"a","note":"b"}`, "a field in another case": `{"Note":"a"}`, "a field in another alphabet": `{"note":"a","n\u2092te":"b"}`, "a long s": `{"\u017ftate":"off"}`, "no UTF-8": "{\"note\":\"\xff\"}", "half a character": `{"note":"\ud800"}`,
 				"an object and more": `{}]`, "a deep one": strings.Repeat(`{"a":`, 2000),
 			} {
 				cases[name] = hostile{path: verb.path, body: body, want: 400, text: "body"}

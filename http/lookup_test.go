@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -435,30 +436,99 @@ func TestFaultsAreLoggedOncePerKind(t *testing.T) {
 	}
 }
 
+// FuzzLookup holds for any body, and for whatever the domain says to it, that the user who was asked for is the one in the body, and
+// that the answer is one that both versions of Dovecot survive.
 func FuzzLookup(f *testing.F) {
 	for _, seed := range []string{`{"user":"ada"}`, `{"user":"\ud800"}`, `{"user":"a\\ufffd","service":1}`, "{\"user\":\"\xff\"}", `[]`, `{"user":"x"}x`, ``} {
-		f.Add(seed)
+		f.Add(seed, 0, "b-0", "192.0.2.1", 143, int64(0))
 	}
-	f.Fuzz(func(t *testing.T, body string) {
+	template, err := director.ParseTemplate("%Lu")
+	if err != nil {
+		f.Fatal(err)
+	}
+	users := director.UserFormat{Name: template, Hash: template}
+	verbs := []director.Verb{director.Serve, director.Hold, director.Reject, director.Unavailable, director.Assign}
+	f.Fuzz(func(t *testing.T, body string, verb int, backend, addr string, port int, at int64) {
 		var asked *director.Request
+		answer := director.Answer{Decision: director.Decision{Verb: verbs[uint(verb)%uint(len(verbs))], Reason: director.InGrace, Backend: backend, RetryAfter: time.Duration(at)}, Port: uint16(port)}
+		answer.Addr, _ = netip.ParseAddr(addr)
+		if at != 0 {
+			answer.NotBefore = time.Unix(at%1e11, 1)
+		}
 		lookups := directorhttp.NewLookups(resolver(func(_ context.Context, r director.Request) (director.Answer, error) {
 			asked = &r
-			return served, nil
+			_, err := users.Canonical(r.User)
+			return answer, err
 		}), nil)
-		w := recorder{header: http.Header{}}
-		request, _ := http.NewRequestWithContext(t.Context(), "POST", "/auth_passdb_lookup", strings.NewReader(body))
-		lookups.ServeHTTP(&w, request)
-		// The oracle: a body that encoding/json takes as an object with a string user, and gives back the same way.
-		var want struct{ User *string }
-		var fields map[string]json.RawMessage
-		ok := json.Unmarshal([]byte(body), &fields) == nil && json.Unmarshal(fields["user"], &want.User) == nil && want.User != nil
-		if asked != nil && (!ok || asked.User != *want.User) {
-			t.Errorf("%q: asked %+v", body, asked)
-		}
-		if asked == nil && ok && !strings.Contains(*want.User, "\uFFFD") && w.status != 413 && isUTF8(body) {
-			t.Errorf("%q: refused with %d %s", body, w.status, w.body.String())
+		for _, path := range []string{"/auth_passdb_lookup", "/auth_userdb_lookup"} {
+			asked = nil
+			w := recorder{header: http.Header{}}
+			request, _ := http.NewRequestWithContext(t.Context(), "POST", path, strings.NewReader(body))
+			lookups.ServeHTTP(&w, request)
+			code := checkAnswer(t, path, w.status, w.body.String())
+			if accepted := asked != nil && w.status == 200; accepted && (code == 1) != (answer.Verb == director.Serve) || !accepted && code == 1 {
+				t.Errorf("%q, %+v: %d %s", body, answer, w.status, w.body.String())
+			}
+			// The oracle: a body that encoding/json takes as an object with a string user, and gives back the same way.
+			var want struct{ User *string }
+			var fields map[string]json.RawMessage
+			ok := json.Unmarshal([]byte(body), &fields) == nil && json.Unmarshal(fields["user"], &want.User) == nil && want.User != nil
+			if asked != nil && (!ok || asked.User != *want.User) {
+				t.Errorf("%q: asked %+v", body, asked)
+			}
+			if asked == nil && ok && !strings.Contains(*want.User, "\uFFFD") && w.status != 413 && isUTF8(body) && !strings.Contains(w.body.String(), "more than once") {
+				t.Errorf("%q: refused with %d %s", body, w.status, w.body.String())
+			}
 		}
 	})
+}
+
+// checkAnswer holds that an answer is one of the contract's, and returns its code.
+func checkAnswer(t *testing.T, path string, status int, body string) int {
+	t.Helper()
+	var answer struct {
+		Code       int             `json:"code"`
+		Attributes json.RawMessage `json:"attributes"`
+	}
+	decoder := json.NewDecoder(strings.NewReader(body))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&answer); err != nil || decoder.More() {
+		t.Fatalf("%s: %d %q: %v", path, status, body, err)
+	}
+	codes := map[string][]int{"/auth_passdb_lookup": {1, -1, -3}, "/auth_userdb_lookup": {1, -1, -2}}[path]
+	if codes == nil {
+		codes = []int{-1} // there is no such path
+	}
+	if !slices.Contains(codes, answer.Code) || !slices.Contains([]int{200, 400, 404, 405, 413, 500, 503}, status) || status != 200 && answer.Code != -1 {
+		t.Errorf("%s: %d %s", path, status, body)
+	}
+	if answer.Code != 1 {
+		var reason string
+		if err := json.Unmarshal(answer.Attributes, &reason); err != nil || reason == "" {
+			t.Errorf("%s: %d %s: a reason is missing: %v", path, status, body, err)
+		}
+		return answer.Code
+	}
+	var attributes map[string]any
+	if err := json.Unmarshal(answer.Attributes, &attributes); err != nil {
+		t.Fatalf("%s: %s: %v", path, body, err)
+	}
+	host, _ := attributes["host"].(string)
+	if addr, err := netip.ParseAddr(host); err != nil || addr.Zone() != "" || addr.Is4In6() || attributes["proxy"] != true || attributes["nopassword"] != true {
+		t.Errorf("%s: %s", path, body)
+	}
+	for name, value := range attributes {
+		port, number := value.(float64)
+		text, isText := value.(string)
+		switch {
+		case name == "proxy", name == "nopassword", name == "host":
+		case name == "port" && number && port >= 1 && port <= 65535 && port == float64(int(port)):
+		case name == "delay_until" && isText && strings.Trim(text, "-0123456789") == "":
+		default:
+			t.Errorf("%s: %s: %s", path, body, name)
+		}
+	}
+	return answer.Code
 }
 
 func isUTF8(s string) bool { return strings.ToValidUTF8(s, "") == s }

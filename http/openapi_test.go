@@ -15,11 +15,11 @@ type object = map[string]any
 
 // openAPIDocument is the document, for checks of requests that were made.
 type openAPIDocument struct {
-	t    *testing.T
+	t    testing.TB
 	root object
 }
 
-func readDocument(t *testing.T) openAPIDocument {
+func readDocument(t testing.TB) openAPIDocument {
 	t.Helper()
 	var root object
 	if err := json.Unmarshal(openAPI, &root); err != nil {
