@@ -53,7 +53,7 @@ func (e *commandError) Error() string {
 	case unknownMethod, invalidRequest:
 		return fmt.Sprintf("its doveadm does not know the command or its parameters (%s); Dovecot 2.3 and 2.4 are known", e.Type)
 	default:
-		return fmt.Sprintf("doveadm reports %q; the server's log may say more", e.Type)
+		return fmt.Sprintf("doveadm reports %.60q; the server's log may say more", e.Type)
 	}
 }
 
@@ -89,7 +89,7 @@ func (r *result) parse(answer []json.RawMessage, wantTag string) error {
 		return fmt.Errorf("%w: %w", errShape, err)
 	}
 	if tag != wantTag {
-		return fmt.Errorf("%w: it is tagged %q instead of %q", errShape, tag, wantTag)
+		return fmt.Errorf("%w: it is tagged %.60q instead of %q", errShape, tag, wantTag)
 	}
 	var content any = &r.rows
 	switch kind {
@@ -98,7 +98,7 @@ func (r *result) parse(answer []json.RawMessage, wantTag string) error {
 		r.err = &commandError{}
 		content = r.err
 	default:
-		return fmt.Errorf("%w: %q is neither an answer nor an error", errShape, kind)
+		return fmt.Errorf("%w: %.60q is neither an answer nor an error", errShape, kind)
 	}
 	if err := json.Unmarshal(answer[1], content); err != nil {
 		return fmt.Errorf("%w: %w", errShape, err)
@@ -117,7 +117,7 @@ func needs(rows []row, fields ...string) error {
 	for _, r := range rows {
 		for _, field := range fields {
 			if _, ok := r[field]; !ok {
-				return fmt.Errorf("%w: a session without %s: %v", errShape, field, r)
+				return fmt.Errorf("%w: a session without %s: %s", errShape, field, excerpt(fmt.Append(nil, r)))
 			}
 		}
 	}

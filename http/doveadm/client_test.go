@@ -224,6 +224,7 @@ func TestFaults(t *testing.T) {
 		"list of numbers":  {text(`[["doveadmResponse",[1],"0"]]`), "not that of"},
 		"list of nulls":    {text(`[["doveadmResponse",[null],"0"]]`), "without username"},
 		"values not text":  {text(`[["doveadmResponse",[{"username":1}],"0"]]`), "not that of"},
+		"odd session":      {text(`[["doveadmResponse",[{"username":"a\u001b\n","service":"imap"}],"0"]]`), `a\x1b\n`},
 		"nameless session": {text(`[["doveadmResponse",[{"service":"imap","ip":""}],"0"]]`), "without username"},
 		"unknown method":   {text(`[["error",{"type":"unknownMethod", "exitCode":0},"0"]]`), "unknownMethod"},
 		"invalid request":  {text(`[["error",{"type":"invalidRequest", "exitCode":0},"0"]]`), "invalidRequest"},

@@ -21,13 +21,13 @@ func checkName(name string) error {
 	case name == "":
 		return fmt.Errorf("%w: the name is empty", director.ErrPattern)
 	case strings.ContainsAny(name, "*?"):
-		return fmt.Errorf("%w: %q holds * or ?", director.ErrPattern, name)
+		return fmt.Errorf("%w: %.255q holds * or ?", director.ErrPattern, name)
 	case strings.ContainsRune(name, utf8.RuneError):
-		return fmt.Errorf("%w: %q is not valid text", director.ErrPattern, name)
+		return fmt.Errorf("%w: %.255q is not valid text", director.ErrPattern, name)
 	case strings.ContainsFunc(name, unicode.IsControl):
-		return fmt.Errorf("%w: %q holds control characters", director.ErrPattern, name)
+		return fmt.Errorf("%w: %.255q holds control characters", director.ErrPattern, name)
 	case isAddress(name):
-		return fmt.Errorf("%w: %q reads as an address or a network", director.ErrPattern, name)
+		return fmt.Errorf("%w: %.255q reads as an address or a network", director.ErrPattern, name)
 	}
 	return nil
 }
