@@ -17,6 +17,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	director "github.com/k-web-s/go-dovecot-director"
 	directorhttp "github.com/k-web-s/go-dovecot-director/http"
@@ -412,6 +413,57 @@ func TestWrongTokens(t *testing.T) {
 			if w := ask(t, p, "eve", goodToken, nil); w.Code != http.StatusOK {
 				t.Errorf("the right one a minute later: %d", w.Code)
 			}
+		}
+	})
+}
+
+// FuzzUser holds for any form that whoever has the token is answered with a page on which names are text, whatever they hold, and whoever
+// has not with nothing about anybody.
+func FuzzUser(f *testing.F) {
+	for _, form := range []string{"user=eve&token=" + goodToken, "user=%3Cb%3E&token=" + goodToken, "token=" + goodToken, "user=a%00&token=" + goodToken, "user=eve&token=wrong", "user=%zz", "user=eve;token=x", ""} {
+		f.Add(form, "")
+	}
+	f.Fuzz(func(t *testing.T, form, query string) {
+		s := &stage{vitals: well(), entries: []director.Entry{{Subject: director.AboutUser, User: "secret-ada", At: noon}}}
+		p := s.page()
+		close(p.ended) // nobody waits for the answer to a wrong token
+		var asked []string
+		p.config.UserOf = func(_ context.Context, name string) (*director.UserReport, error) {
+			asked = append(asked, name)
+			if name == "" || !utf8.ValidString(name) || strings.ContainsRune(name, 0) {
+				return nil, &director.InvalidUserError{Kind: director.UserNUL, Detail: "odd"}
+			}
+			return &director.UserReport{User: name, Backend: name, Condition: "alive", History: []director.Entry{{Subject: director.AboutUser, User: name, From: name, Note: name, Actor: name}}}, nil
+		}
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/user", strings.NewReader(form))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.RemoteAddr = "127.0.0.1:4321"
+		r.URL.RawQuery = query
+		w := httptest.NewRecorder()
+		p.ServeHTTP(w, r)
+		text := w.Body.String()
+		if !slices.Contains([]int{200, 400, 403}, w.Code) || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/html") || !strings.HasPrefix(text, "<!DOCTYPE html>") {
+			t.Fatalf("%q: %d %v %s", form, w.Code, w.Header(), text)
+		}
+		values, err := url.ParseQuery(form)
+		if known := strings.TrimSpace(values.Get("token")) == goodToken; !known && (len(asked) > 0 || s.read > 0 || strings.Contains(text, "secret") || w.Code == 200) {
+			t.Errorf("%q: %d, asked for %q, without the token: %v", form, w.Code, asked, err)
+		}
+		if strings.Contains(text, goodToken) && !strings.Contains(values.Get("user"), goodToken) {
+			t.Errorf("%q: the token is shown", form)
+		}
+		if len(asked) == 0 || w.Code != 200 {
+			return
+		}
+		// The same page about somebody harmless has as many tags.
+		name := asked[0]
+		r = httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/user", strings.NewReader("user=eve&token="+goodToken))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.RemoteAddr = "127.0.0.1:4321"
+		plain := httptest.NewRecorder()
+		p.ServeHTTP(plain, r)
+		if strings.Count(text, "<") != strings.Count(plain.Body.String(), "<") || strings.Count(text, `"`) != strings.Count(plain.Body.String(), `"`) {
+			t.Errorf("%q makes markup:\n%s", name, text)
 		}
 	})
 }
