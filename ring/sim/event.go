@@ -85,7 +85,7 @@ var actions = map[string]func(*action, node, *Scenario) error{
 			return n.errorf("backends with names of their own cannot be scaled; expected are backends with a count")
 		}
 		a.to = -1
-		if err := n.fields(field{"to", whole(&a.to, 1, 1000)}); err != nil {
+		if err := n.fields(field{"to", whole(&a.to, 1, maxBackends)}); err != nil {
 			return err
 		}
 		return needs(n, a.to >= 0, "to", "the number of backends")

@@ -16,6 +16,9 @@ import (
 
 var errUnexpected = errors.New("unexpected value")
 
+// maxBackends is how many backends a scenario may have.
+const maxBackends = 1000
+
 // longest is how long a scenario may be: entries of the calendar hold 49 days.
 const longest = 45 * 24 * time.Hour
 
@@ -168,8 +171,8 @@ func (s *Scenario) checkRows() error {
 	}
 	for _, r := range s.users.rows {
 		if !known[r.backend] {
-			return &Error{File: s.File, Message: fmt.Sprintf("user %s is on %s in the file of users; expected is one of the scenario's %d backends, %s to %s",
-				r.user, r.backend, s.backends.count, s.backends.name(0), s.backends.name(s.backends.count-1))}
+			return &Error{File: s.File, Message: brief(fmt.Sprintf("user %q is on %q in the file of users; expected is one of the scenario's %d backends, %s to %s",
+				r.user, r.backend, s.backends.count, s.backends.name(0), s.backends.name(s.backends.count-1)))}
 		}
 	}
 	return nil
@@ -211,10 +214,13 @@ func (b *backends) read(n node) error {
 	var counted, named *yaml.Node
 	err := n.fields(
 		field{"name", text(&b.prefix)},
-		field{"count", func(n node) error { counted = n.Node; return whole(&b.count, 1, 1000)(n) }},
+		field{"count", func(n node) error { counted = n.Node; return whole(&b.count, 1, maxBackends)(n) }},
 		field{"names", func(n node) error {
 			named = n.Node
-			return n.items(func(_ int, item node) error {
+			return n.items(func(i int, item node) error {
+				if i == maxBackends {
+					return item.errorf("more than %d backends", maxBackends)
+				}
 				name := ""
 				if err := text(&name)(item); err != nil {
 					return err
@@ -267,7 +273,7 @@ func (b *backends) index(n node) (int, error) {
 		if b.names == nil {
 			digits = strings.TrimPrefix(digits, b.prefix+"-")
 		}
-		if i, err := strconv.Atoi(digits); err == nil && i >= 0 && (b.names == nil && i < 1000 || i < len(b.names)) {
+		if i, err := strconv.Atoi(digits); err == nil && i >= 0 && (b.names == nil && i < maxBackends || i < len(b.names)) {
 			return i, nil
 		}
 	}
@@ -332,6 +338,9 @@ func (l *logins) read(n node) error {
 		field{"reconnect", duration(&l.reconnect, time.Minute, longest)},
 		field{"gaps", func(n node) error {
 			l.gaps = nil
+			if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
+				return n.errorf("the list of gaps is empty")
+			}
 			return n.items(func(_ int, item node) error {
 				var d time.Duration
 				err := duration(&d, time.Minute, longest)(item)

@@ -2,10 +2,16 @@ package sim
 
 import (
 	"errors"
+	"math"
+	"os"
+	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // TestBadScenarios holds that whoever wrote something wrong is told where, and what was expected.
@@ -33,6 +39,8 @@ func TestBadScenarios(t *testing.T) {
 		{good + "backends: {count: 2, names: [a]}", "test.yaml:3:11: both count and names are here; expected is one of them"},
 		{good + "backends: {names: []}", "test.yaml:3:11: the list of names is empty"},
 		{good + "backends: {names: [a, b, a]}", `test.yaml:3:26: "a" is here twice`},
+		{good + `backends: {names: ["a\nb"]}`, `test.yaml:3:20: "a\nb" where a text of one line is expected`},
+		{good + "logins: {gaps: []}", "test.yaml:3:16: the list of gaps is empty"},
 		{good + "backends: {names: a}", `test.yaml:3:19: "a" where a list is expected`},
 		{good + "backends: {weights: {x: 1}}", `test.yaml:3:22: "x" where a backend is expected, by its name or its number`},
 		{good + "backends: {names: [a], weights: {1: 1}}", `test.yaml:3:34: "1" where a backend is expected, by its name or its number`},
@@ -50,7 +58,7 @@ func TestBadScenarios(t *testing.T) {
 		{good + "logins: {curve: [1, 2]}", "test.yaml:3:17: a list of 2 numbers where 24 are expected, one for each hour, not all of them 0"},
 		{good + "logins: {gaps: [1s]}", `test.yaml:3:17: "1s" where a duration from 1m0s to 1080h0m0s is expected`},
 		{good + "directors: {replicas: 0}", `test.yaml:3:23: "0" where a whole number from 1 to 20 is expected`},
-		{good + "settings: {grace: 1s}", "test.yaml:3:12: no such setting -grace"},
+		{good + "settings: {grace: 1s}", "test.yaml:3:12: no such setting -\"grace\""},
 		{good + "settings: {restart-grace: [1s]}", "test.yaml:3:27: a list where the value of restart-grace is expected"},
 		{good + "settings: {restart-grace: x}", `test.yaml:3:12: time: invalid duration "x"`},
 		{good + "timeline: {}", "test.yaml:3:11: a map where a list is expected"},
@@ -140,7 +148,7 @@ timeline:
 	if s, err := read(named, row{"ada", "a"}, row{"bob", "b"}); err != nil || s.Users != 2 {
 		t.Error(err)
 	}
-	if _, err := read(named, row{"ada", "a"}, row{"bob", "c"}); err == nil || !strings.Contains(err.Error(), "user bob is on c in the file of users; expected is one of the scenario's 2 backends, a to b") {
+	if _, err := read(named, row{"ada", "a"}, row{"bob", "c"}); err == nil || !strings.Contains(err.Error(), `user "bob" is on "c" in the file of users; expected is one of the scenario's 2 backends, a to b`) {
 		t.Error(err)
 	}
 	if _, err := read(named); err == nil || !strings.Contains(err.Error(), "test.yaml:3:15: rows has no users") {
@@ -148,7 +156,8 @@ timeline:
 	}
 }
 
-// FuzzLoad holds that no scenario makes the reader panic, and that each fault is named with its place.
+// FuzzLoad holds that no scenario makes the reader panic, that each fault is named with its place, in one line; and that what it takes can
+// be played, twice the same, if it is small enough to be played here.
 func FuzzLoad(f *testing.F) {
 	for _, text := range []string{
 		"duration: 1h\nusers: {count: 10}\n", "a: &a [*a]", "duration: 1h\nusers: &u {count: 10}\nbackends: *u", "? {}\n: 1", "- 1\n- 2", "timeline: [{at: 1m, crash: {backends: [1, 2], down: 5s..1m}}]",
@@ -156,16 +165,51 @@ func FuzzLoad(f *testing.F) {
 	} {
 		f.Add(text)
 	}
+	for _, name := range []string{"crash-short", "failing-probe", "scale-up-5-8", "node-drain"} {
+		text, err := os.ReadFile("../../testdata/scenarios/" + name + ".yaml")
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(regexp.MustCompile(`count: [0-9_]{3,}`).ReplaceAllString(string(text), "count: 10"))
+	}
 	f.Fuzz(func(t *testing.T, text string) {
-		s, err := Load("fuzz.yaml", []byte(text), newKnobs(), noFile)
-		if err == nil {
-			if s.Users < 1 || s.Duration < time.Minute || s.Duration > longest {
-				t.Errorf("%d users for %s", s.Users, s.Duration)
+		oneUser := func(file string, each func(user, backend string) error) error { return each("a\n"+file, "b\n0") }
+		s, err := Load("fuzz.yaml", []byte(text), newKnobs(), oneUser)
+		if err != nil {
+			e, ok := errors.AsType[*Error](err)
+			if !ok || e.Message == "" || e.File != "fuzz.yaml" || len(err.Error()) > 2000 || !utf8.ValidString(err.Error()) || strings.ContainsFunc(err.Error(), func(c rune) bool { return !unicode.IsPrint(c) }) {
+				t.Errorf("%T: %.3000q", err, err)
 			}
 			return
 		}
-		if e, ok := errors.AsType[*Error](err); !ok || e.Message == "" || e.File != "fuzz.yaml" {
-			t.Errorf("%T: %v", err, err)
+		if s.Users < 1 || s.Duration < time.Minute || s.Duration > longest || s.backends.count < 1 || s.backends.count > 1000 {
+			t.Errorf("%d users on %d backends for %s", s.Users, s.backends.count, s.Duration)
+		}
+		for _, e := range s.timeline {
+			if e.action.to > 10 {
+				return
+			}
+		}
+		if s.Users > 20 || s.Duration > 2*time.Hour || s.backends.count > 10 || s.replicas.count > 3 || s.logins.perDay > 100 || len(s.timeline) > 5 {
+			return
+		}
+		first, err := Run(t.Context(), s, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range first.Phases {
+			for _, figure := range figures {
+				if v := figure.of(p); math.IsNaN(v) || v < 0 && figure.name != "moves_beyond_least" {
+					t.Errorf("%s is %v", figure.name, v)
+				}
+			}
+		}
+		s, err = Load("fuzz.yaml", []byte(text), newKnobs(), oneUser)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := Run(t.Context(), s, Options{}); err != nil || !reflect.DeepEqual(first, again) {
+			t.Errorf("played again, it is %+v and not %+v, %v", again.Total(), first.Total(), err)
 		}
 	})
 }

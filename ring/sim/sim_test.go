@@ -34,7 +34,7 @@ func (k *knobs) Set(name, value string) error {
 	d, err := time.ParseDuration(value)
 	target := map[string]*time.Duration{"restart-grace": &k.settings.Graces.Restart, "failover-grace": &k.settings.Graces.Failover, "panic-grace": &k.settings.Graces.Panic}[name]
 	if target == nil {
-		return fmt.Errorf("no such setting -%s", name)
+		return fmt.Errorf("no such setting -%.60q", name)
 	}
 	*target = d
 	return err

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -31,7 +32,16 @@ type node struct {
 }
 
 func (n node) errorf(format string, args ...any) error {
-	return &Error{File: n.file, Line: n.Line, Column: n.Column, Message: fmt.Sprintf(format, args...)}
+	return &Error{File: n.file, Line: n.Line, Column: n.Column, Message: brief(fmt.Sprintf(format, args...))}
+}
+
+// brief cuts a message that quotes a scenario: what stands there may be of any length.
+func brief(message string) string {
+	const most = 600
+	if len(message) <= most {
+		return message
+	}
+	return strings.ToValidUTF8(message[:most], "") + "..."
 }
 
 // kindOf says in an operator's words what a node is.
@@ -130,7 +140,12 @@ func into[T any](target *T, expected string, parse func(string) (T, error)) func
 }
 
 func text(target *string) func(node) error {
-	return into(target, "a text", func(s string) (string, error) { return s, nil })
+	return into(target, "a text of one line", func(s string) (string, error) {
+		if strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) }) {
+			return "", errUnexpected
+		}
+		return s, nil
+	})
 }
 
 func choice(target *string, choices ...string) func(node) error {
