@@ -2,8 +2,10 @@ package director_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
+	"unicode"
 	"unicode/utf8"
 
 	director "github.com/k-web-s/go-dovecot-director"
@@ -72,6 +74,16 @@ func TestCanonical(t *testing.T) {
 		"NUL is refused, PostgreSQL cannot store it":     {"%Lu", "%Lu", "ada\x00@example.org", "", "", director.UserNUL},
 		"NUL in a part that is cut off is refused too":   {"%Ln", "%Lu", "ada@\x00", "", "", director.UserNUL},
 		"broken UTF-8 is refused":                        {"%Lu", "%Lu", "ada\xff", "", "", director.UserEncoding},
+		"Turkish letters have no case here":              {"%Lu", "%Lu", "\u0130I\u0131@x", "\u0130i\u0131@x", "\u0130i\u0131@x", ""},
+		"nor have Greek ones, final or not":              {"%Lu", "%Lu", "\u03a3\u03c3\u03c2", "\u03a3\u03c3\u03c2", "\u03a3\u03c3\u03c2", ""},
+		"what looks alike is not made one: NFC":          {"%Lu", "%Lu", "\u00e9", "\u00e9", "\u00e9", ""},
+		"what looks alike is not made one: NFD":          {"%Lu", "%Lu", "e\u0301", "e\u0301", "e\u0301", ""},
+		"the Kelvin sign is no K":                        {"%Lu", "%Lu", "\u212aK", "\u212ak", "\u212ak", ""},
+		"255 characters of four bytes fit":               {"%Lu", "%Lu", strings.Repeat("\U0001f600", 255), strings.Repeat("\U0001f600", 255), strings.Repeat("\U0001f600", 255), ""},
+		"a combining character is one of the 255":        {"%Lu", "%Lu", strings.Repeat("e\u0301", 128), "", "", director.UserTooLong},
+		"a slash in two bytes is no UTF-8":               {"%Lu", "%Lu", "a\xc0\xafb", "", "", director.UserEncoding},
+		"nor is half a pair of UTF-16":                   {"%Lu", "%Lu", "a\xed\xa0\x80", "", "", director.UserEncoding},
+		"nor is what lies beyond Unicode":                {"%Lu", "%Lu", "a\xf4\x90\x80\x80", "", "", director.UserEncoding},
 		"quotes, percent and backslash are just letters": {"%Lu", "%Lu", `a'b"c%d\e`, `a'b"c%d\e`, `a'b"c%d\e`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -95,6 +107,8 @@ func TestCanonicalDoesNotAllocateForALowerCaseName(t *testing.T) {
 	}
 }
 
+// FuzzCanonical holds for any template and name that what is accepted can be stored; and for %Lu that it stays the same when it is asked
+// for under its canonical name, and differs from what the proxy sent in the case of ASCII letters only: no two users become one.
 func FuzzCanonical(f *testing.F) {
 	f.Add("%Lu", "Ada@Example.org")
 	f.Add("%Ln@%Ld", "a@b@c")
@@ -102,11 +116,24 @@ func FuzzCanonical(f *testing.F) {
 	f.Fuzz(func(t *testing.T, source, raw string) {
 		parsed, err := director.ParseTemplate(source)
 		if err != nil {
+			if text := err.Error(); strings.ContainsFunc(text, unicode.IsControl) || !utf8.ValidString(text) {
+				t.Errorf("%q: error %q", source, text)
+			}
 			return
+		}
+		if parsed.String() != source {
+			t.Errorf("%q is written %q", source, parsed)
 		}
 		format := director.UserFormat{Name: parsed, Hash: parsed}
 		user, err := format.Canonical(raw)
 		if err != nil {
+			invalid, ok := errors.AsType[*director.InvalidUserError](err)
+			if kinds := []string{director.UserEmpty, director.UserTooLong, director.UserNUL, director.UserEncoding}; !ok || !slices.Contains(kinds, invalid.Kind) || user != (director.User{}) {
+				t.Errorf("%q of %q made %+v, %v", source, raw, user, err)
+			}
+			if strings.ContainsFunc(err.Error(), unicode.IsControl) {
+				t.Errorf("%q of %q: error %q", source, raw, err)
+			}
 			return
 		}
 		if user.Name == "" || user.Key == "" || !utf8.ValidString(user.Name) || strings.ContainsRune(user.Name, 0) || utf8.RuneCountInString(user.Name) > 255 {
@@ -114,6 +141,20 @@ func FuzzCanonical(f *testing.F) {
 		}
 		if again, _ := format.Canonical(raw); again != user {
 			t.Errorf("%q of %q made %+v and %+v", source, raw, user, again)
+		}
+		if !format.CaseOnly() {
+			return
+		}
+		if again, err := format.Canonical(user.Name); err != nil || again != user {
+			t.Errorf("%q of %q made %+v, and of that %+v, %v", source, raw, user, again, err)
+		}
+		if len(user.Name) != len(raw) {
+			t.Fatalf("%q of %q made %q", source, raw, user.Name)
+		}
+		for i := range len(raw) {
+			if a, b := raw[i], user.Name[i]; a != b && (a^b != 'a'-'A' || a|0x20 < 'a' || a|0x20 > 'z') {
+				t.Errorf("%q of %q made %q", source, raw, user.Name)
+			}
 		}
 	})
 }
