@@ -192,7 +192,7 @@ func (m *mappingImport) note(row mappingRow, r director.Row) error {
 	case at.backend == number:
 		m.repeated++
 	default:
-		return fmt.Errorf("the user %q is on %s here and on %s in line %d", r.User, r.Backend, m.names[at.backend], at.line)
+		return fmt.Errorf("the user %q is on %q here and on %q in line %d", r.User, r.Backend, m.names[at.backend], at.line)
 	}
 	return nil
 }
