@@ -33,9 +33,9 @@ var openAPI []byte
 // AdminConfig is what an Admin is made of.
 type AdminConfig struct {
 	Operator Operator
-	// WriteTokens may do everything, ReadTokens may look. Without any, everybody may do everything who can reach the API by a loopback
-	// name or address: it must listen on loopback only then.
-	WriteTokens, ReadTokens []string
+	// Writes knows the tokens that may do everything, Reads those that may look. If both are nil, everybody may do everything who can reach
+	// the API by a loopback name or address: it must listen on loopback only then.
+	Writes, Reads func(token string) bool
 	// Logger gets a line for each order; nil discards.
 	Logger *slog.Logger
 	// Counted is told of each request that was answered or refused: its method, "other" for an unusual one, and the class of its status,
@@ -75,7 +75,7 @@ func NewAdmin(c AdminConfig) *Admin {
 	}
 	a := &Admin{
 		operator: c.Operator,
-		guard:    newGuard(c.WriteTokens, c.ReadTokens),
+		guard:    newGuard(c.Writes, c.Reads),
 		log:      c.Logger,
 		limited:  newLimitedLog(c.Logger, logEvery),
 		counted:  c.Counted,
@@ -128,7 +128,7 @@ func (a *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	if refused := a.guard.check(r); refused != nil {
 		if refused.status == http.StatusUnauthorized {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="go-dovecot-director"`)
+			askForToken(w)
 		}
 		a.limited.warn("guard", "a request to the admin API was refused", "error", refused, "client", r.RemoteAddr)
 		a.answer(w, r, refused.status, errorAnswer{refused.Error()})

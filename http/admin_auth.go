@@ -1,8 +1,6 @@
 package http
 
 import (
-	"crypto/sha256"
-	"crypto/subtle"
 	"net"
 	"net/http"
 	"net/netip"
@@ -11,20 +9,12 @@ import (
 
 // guard decides who may ask for what.
 type guard struct {
-	writers, readers [][sha256.Size]byte
-	origins          *http.CrossOriginProtection
+	writes, reads func(token string) bool // nil if there are no such tokens
+	origins       *http.CrossOriginProtection
 }
 
-func newGuard(writers, readers []string) guard {
-	return guard{writers: hashed(writers), readers: hashed(readers), origins: http.NewCrossOriginProtection()}
-}
-
-func hashed(tokens []string) [][sha256.Size]byte {
-	hashes := make([][sha256.Size]byte, len(tokens))
-	for i, token := range tokens {
-		hashes[i] = sha256.Sum256([]byte(token))
-	}
-	return hashes
+func newGuard(writes, reads func(token string) bool) guard {
+	return guard{writes: writes, reads: reads, origins: http.NewCrossOriginProtection()}
 }
 
 // check returns why a request is refused, nil if it is not.
@@ -34,19 +24,18 @@ func (g guard) check(r *http.Request) *requestError {
 	if err := g.origins.Check(r); err != nil || site != "" && site != "same-origin" && site != "none" {
 		return &requestError{http.StatusForbidden, "requests from pages of other sites are refused"}
 	}
-	if len(g.writers) == 0 && len(g.readers) == 0 {
+	if g.writes == nil && g.reads == nil {
 		// The name of such a page's site may have been made to mean this machine.
 		if !loopbackHost(r.Host) {
 			return &requestError{http.StatusForbidden, "without tokens, the API answers to localhost and loopback addresses only; the request is for another host"}
 		}
 		return nil
 	}
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") {
+	token, ok := bearer(r)
+	if !ok {
 		return &requestError{http.StatusUnauthorized, "a token is needed: send Authorization: Bearer TOKEN"}
 	}
-	hash := sha256.Sum256([]byte(strings.TrimSpace(token)))
-	writes, reads := has(g.writers, hash), has(g.readers, hash)
+	writes, reads := g.writes != nil && g.writes(token), g.reads != nil && g.reads(token)
 	switch {
 	case !writes && !reads:
 		return &requestError{http.StatusUnauthorized, "the token is not known"}
@@ -54,21 +43,6 @@ func (g guard) check(r *http.Request) *requestError {
 		return &requestError{http.StatusForbidden, "this token may only read"}
 	}
 	return nil
-}
-
-// Tokens returns what reports whether a token is one of some. It takes the same time whichever it is, and for none.
-func Tokens(tokens ...string) func(token string) bool {
-	hashes := hashed(tokens)
-	return func(token string) bool { return has(hashes, sha256.Sum256([]byte(token))) }
-}
-
-// has takes the same time whichever token it is, and for none.
-func has(hashes [][sha256.Size]byte, hash [sha256.Size]byte) bool {
-	found := 0
-	for _, h := range hashes {
-		found |= subtle.ConstantTimeCompare(h[:], hash[:])
-	}
-	return found == 1
 }
 
 // loopbackHost reports whether a Host header, with or without a port, is a name or an address of this machine only.

@@ -440,7 +440,7 @@ func TestTokensAndWhatTheyMay(t *testing.T) {
 	} {
 		for _, verb := range adminVerbs {
 			o := newOperator(t)
-			a := NewAdmin(AdminConfig{Operator: o, WriteTokens: []string{"other", writer}, ReadTokens: []string{reader}})
+			a := NewAdmin(AdminConfig{Operator: o, Writes: only("other", writer), Reads: only(reader)})
 			r := adminRequest(verb.method, verb.path, verb.body, tc.headers...)
 			if host := r.Header.Get("Host"); host != "" {
 				r.Host = host
@@ -458,6 +458,11 @@ func TestTokensAndWhatTheyMay(t *testing.T) {
 			}
 		}
 	}
+}
+
+// only knows these tokens.
+func only(tokens ...string) func(token string) bool {
+	return func(token string) bool { return slices.Contains(tokens, token) }
 }
 
 func TestWithoutTokensOnlyThisMachineIsAnswered(t *testing.T) {
@@ -504,7 +509,7 @@ func TestAnAdminPanicCostsItsRequestOnlyAndOrdersAreLogged(t *testing.T) {
 // TestTheClientIsAnOperator holds that nothing changes on the way to an operator who is far away.
 func TestTheClientIsAnOperator(t *testing.T) {
 	near := newOperator(t)
-	server := httptest.NewServer(NewAdmin(AdminConfig{Operator: near, WriteTokens: []string{"token"}}))
+	server := httptest.NewServer(NewAdmin(AdminConfig{Operator: near, Writes: only("token")}))
 	defer server.Close()
 	c, err := NewClient(ClientConfig{URL: server.URL + "/", Token: "token"})
 	if err != nil {
@@ -608,7 +613,7 @@ func TestTheClientSaysWhatIsWrong(t *testing.T) {
 func TestAdminRequestsAreCounted(t *testing.T) {
 	counted := map[string]int{}
 	a := NewAdmin(AdminConfig{
-		Operator: newOperator(t), WriteTokens: []string{"token"},
+		Operator: newOperator(t), Writes: only("token"),
 		Counted: func(method, class string) {
 			if !slices.Contains(AdminMethods, method) || !slices.Contains(AdminClasses, class) {
 				t.Errorf("%s %s is of no closed set", method, class)

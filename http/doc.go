@@ -13,11 +13,19 @@
 // A proxy's auth workers keep their connections for ever. The server closes each politely after some minutes or some
 // thousand requests, and at shutdown, so that new replicas get their share of the traffic.
 //
+// With tokens, a request that carries none of them gets HTTP 401 before its body is looked at, in the same form: Dovecot's scripts make a
+// temporary failure of it.
+//
 // # The admin API
 //
 // /api/v1 shows how everything is and takes orders, in JSON; openapi.json describes it. It is not for everybody: it wants tokens, or
 // answers this machine only, and refuses pages in an operator's browser either way. An order that makes no sense is refused before
 // anything is done.
+//
+// # Tokens and certificates
+//
+// They are read again when their files change; what cannot be used is logged, and what was read before stays in force. Connections
+// that are open go on.
 //
 // # When something fails
 //

@@ -39,12 +39,13 @@ type LookupMeter interface {
 
 // The faults of lookups that are not the user names'.
 const (
-	faultRequest  = "request"  // it cannot be read, or makes no sense
-	faultInternal = "internal" // the program's
+	faultUnauthorized = "unauthorized" // it carries no token that is known
+	faultRequest      = "request"      // it cannot be read, or makes no sense
+	faultInternal     = "internal"     // the program's
 )
 
 // LookupFaults are why lookups come to nothing: what is wrong with the request or with the user name, or the program.
-var LookupFaults = []string{faultRequest, director.UserEmpty, director.UserTooLong, director.UserNUL, director.UserEncoding, faultInternal}
+var LookupFaults = []string{faultUnauthorized, faultRequest, director.UserEmpty, director.UserTooLong, director.UserNUL, director.UserEncoding, faultInternal}
 
 // LookupsOption changes what Lookups does.
 type LookupsOption func(*Lookups)
@@ -52,12 +53,18 @@ type LookupsOption func(*Lookups)
 // WithMeter tells a meter of each lookup.
 func WithMeter(m LookupMeter) LookupsOption { return func(l *Lookups) { l.meter = m } }
 
+// WithTokens refuses requests that carry no token which is known.
+func WithTokens(known func(token string) bool) LookupsOption {
+	return func(l *Lookups) { l.known = known }
+}
+
 // Lookups is the handler of the lookup API.
 type Lookups struct {
 	resolver Resolver
 	log      *limitedLog
-	meter    LookupMeter // nil if nobody counts
-	buffers  sync.Pool   // of *bytes.Buffer: a request's body, and then its answer
+	meter    LookupMeter             // nil if nobody counts
+	known    func(token string) bool // nil if everybody may ask
+	buffers  sync.Pool               // of *bytes.Buffer: a request's body, and then its answer
 }
 
 // The paths of the lookup API.
@@ -81,6 +88,9 @@ func NewLookups(resolver Resolver, log *slog.Logger, options ...LookupsOption) *
 
 // ServeHTTP answers one request.
 func (l *Lookups) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if l.known != nil && !l.authorized(w, r) {
+		return
+	}
 	readOnly, unknown := false, codePassdbUserUnknown
 	switch r.URL.Path {
 	case passdbPath:
@@ -106,6 +116,27 @@ func (l *Lookups) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	} else {
 		l.meter.Failed(readOnly, fault, took)
 	}
+}
+
+// authorized reports whether a request carries a token that is known. If not, it answers it, with what Dovecot's scripts make a temporary
+// failure: the proxy is at fault, and not its user. The body is not looked at.
+func (l *Lookups) authorized(w http.ResponseWriter, r *http.Request) bool {
+	begun := time.Now()
+	token, ok := bearer(r)
+	if ok && l.known(token) {
+		return true
+	}
+	reason := "the token is not known"
+	if !ok {
+		reason = "a token is needed: send Authorization: Bearer TOKEN"
+	}
+	l.log.warn(faultUnauthorized, "a lookup was refused; its user gets a temporary failure", "error", reason, "client", r.RemoteAddr)
+	askForToken(w)
+	fail(w, http.StatusUnauthorized, codeInternalFailure, reason)
+	if l.meter != nil {
+		l.meter.Failed(r.URL.Path == userdbPath, faultUnauthorized, time.Since(begun))
+	}
+	return false
 }
 
 // lookup answers a lookup. It returns what that came to, or the fault why it came to nothing.

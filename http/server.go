@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	stdlog "log"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -33,7 +34,7 @@ const (
 type Server struct {
 	server   http.Server
 	log      *slog.Logger
-	pair     *keyPair // nil without TLS
+	tls      *reloaded[*tls.Config] // nil without TLS
 	listener net.Listener
 	closing  atomic.Bool
 }
@@ -47,9 +48,10 @@ func WithLimits(read, write time.Duration) ServerOption {
 	return func(s *Server) { s.server.ReadTimeout, s.server.WriteTimeout = read, write }
 }
 
-// WithTLS serves over TLS. The files are read again when they change; as long as that fails, the pair before serves.
-func WithTLS(certFile, keyFile string) ServerOption {
-	return func(s *Server) { s.pair = &keyPair{certFile: certFile, keyFile: keyFile, log: s.log} }
+// WithTLS serves over TLS. The files are read again when they change; as long as that fails, what they held before stays in force, and failed
+// is told, which may be nil. Connections that are open stay so.
+func WithTLS(files TLSFiles, failed func()) ServerOption {
+	return func(s *Server) { s.tls = files.reloaded(s.log, failed) }
 }
 
 // NewServer returns a server that does not listen yet. A nil log discards.
@@ -66,7 +68,7 @@ func NewServer(handler http.Handler, log *slog.Logger, options ...ServerOption) 
 		MaxHeaderBytes: maxHeader,
 		// OPTIONS * is for the handler, too.
 		DisableGeneralOptionsHandler: true,
-		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ErrorLog:                     stdlog.New(serverLog{log, newLimitedLog(log, logEvery)}, "", 0),
 		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
 			return context.WithValue(ctx, connectionKey{}, newConnection(time.Now()))
 		},
@@ -80,8 +82,8 @@ func NewServer(handler http.Handler, log *slog.Logger, options ...ServerOption) 
 // Listen binds the address, so that a port that is taken is an error here and not later. Port 0 takes a free one. A certificate that
 // cannot be used is an error too.
 func (s *Server) Listen(address string) error {
-	if s.pair != nil {
-		if _, err := s.pair.current(); err != nil {
+	if s.tls != nil {
+		if _, err := s.tls.current(); err != nil {
 			return fmt.Errorf("cannot serve TLS: %w", err)
 		}
 	}
@@ -89,8 +91,10 @@ func (s *Server) Listen(address string) error {
 	if err != nil {
 		return fmt.Errorf("cannot listen: %w", err)
 	}
-	if s.pair != nil {
-		listener = tls.NewListener(listener, s.pair.config())
+	if s.tls != nil {
+		listener = tls.NewListener(listener, &tls.Config{
+			GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return s.tls.current() },
+		})
 	}
 	s.listener = listener
 	return nil

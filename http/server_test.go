@@ -10,6 +10,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -19,6 +21,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -76,8 +80,14 @@ func TestEncodingASuccessAllocatesItsBufferOnly(t *testing.T) {
 	}
 }
 
-// selfSigned writes a certificate for 127.0.0.1 and its key.
-func selfSigned(t *testing.T, certFile, keyFile, name string) {
+// identity is a certificate with its key, in PEM and for Go.
+type identity struct {
+	cert, key string
+	pair      tls.Certificate
+}
+
+// issue makes a certificate for 127.0.0.1 that an authority signs, or is one itself without.
+func issue(t testing.TB, name string, by *identity) *identity {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -85,9 +95,14 @@ func selfSigned(t *testing.T, certFile, keyFile, name string) {
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: by == nil, BasicConstraintsValid: true,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	parent, signer := template, any(key)
+	if by != nil {
+		parent, signer = by.pair.Leaf, by.pair.PrivateKey
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,19 +110,31 @@ func selfSigned(t *testing.T, certFile, keyFile, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write := func(path string, data []byte) {
-		if err := os.WriteFile(path, data, 0o600); err != nil {
+	i := &identity{
+		cert: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
+		key:  string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})),
+	}
+	if i.pair, err = tls.X509KeyPair([]byte(i.cert), []byte(i.key)); err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+// selfSigned writes a certificate for 127.0.0.1 and its key.
+func selfSigned(t *testing.T, certFile, keyFile, name string) {
+	t.Helper()
+	i := issue(t, name, nil)
+	for path, text := range map[string]string{certFile: i.cert, keyFile: i.key} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	write(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-	write(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}))
 }
 
 func TestTLSFollowsItsFiles(t *testing.T) {
 	certFile, keyFile := filepath.Join(t.TempDir(), "tls.crt"), filepath.Join(t.TempDir(), "tls.key")
 	var log bytes.Buffer
-	s := NewServer(http.NotFoundHandler(), slog.New(slog.NewTextHandler(&log, nil)), WithTLS(certFile, keyFile))
+	s := NewServer(http.NotFoundHandler(), slog.New(slog.NewTextHandler(&log, nil)), WithTLS(TLSFiles{Cert: certFile, Key: keyFile}, nil))
 	if err := s.Listen("127.0.0.1:0"); err == nil || !strings.Contains(err.Error(), "cannot serve TLS: ") || !strings.Contains(err.Error(), keyFile) {
 		t.Errorf("without files: %v", err)
 	}
@@ -148,7 +175,7 @@ func TestTLSFollowsItsFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	age(keyFile, time.Minute)
-	if name := served() + served(); name != "firstfirst" || strings.Count(log.String(), "the changed certificate cannot be used") != 1 {
+	if name := served() + served(); name != "firstfirst" || strings.Count(log.String(), "changed files cannot be used") != 1 {
 		t.Errorf("half a key: %s, %s", name, log.String())
 	}
 	if err := os.Remove(keyFile); err != nil {
@@ -162,4 +189,133 @@ func TestTLSFollowsItsFiles(t *testing.T) {
 	if name := served(); name != "second" {
 		t.Error(name)
 	}
+}
+
+// TestTLSAsksForCertificates changes the authorities of clients as a Secret is changed, and looks who is let in.
+func TestTLSAsksForCertificates(t *testing.T) {
+	before, after := issue(t, "authority before", nil), issue(t, "authority after", nil)
+	director := issue(t, "director", before)
+	secret := secret{t.TempDir()}
+	write := func(authorities string) {
+		secret.write(t, map[string]string{"tls.crt": director.cert, "tls.key": director.key, "ca.crt": authorities})
+	}
+	write(before.cert)
+	var log lockedBuffer
+	var failed atomic.Int64
+	ok := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {})
+	address := run(t, NewServer(ok, slog.New(slog.NewTextHandler(&log, nil)), WithTLS(
+		TLSFiles{Cert: secret.path("tls.crt"), Key: secret.path("tls.key"), ClientCA: secret.path("ca.crt")}, func() { failed.Add(1) })))
+	roots := x509.NewCertPool()
+	roots.AddCert(before.pair.Leaf)
+	// A proxy keeps its connection, and, for new ones, the session.
+	proxy := func(i *identity) *http.Client {
+		config := &tls.Config{RootCAs: roots, ClientSessionCache: tls.NewLRUClientSessionCache(8)}
+		if i != nil {
+			config.Certificates = []tls.Certificate{i.pair}
+		}
+		transport := &http.Transport{TLSClientConfig: config}
+		t.Cleanup(transport.CloseIdleConnections)
+		return &http.Client{Transport: transport}
+	}
+	ask := func(c *http.Client, anew bool) error {
+		if anew {
+			c.CloseIdleConnections()
+		}
+		response, err := c.Get("https://" + address)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, response.Body)
+		return errors.Join(err, response.Body.Close())
+	}
+	let := func(when string, c *http.Client, anew, want bool) {
+		t.Helper()
+		if err := ask(c, anew); (err == nil) != want {
+			t.Errorf("%s: let in is to be %v: %v", when, want, err)
+		}
+	}
+	kept, older, newer, none := proxy(issue(t, "proxy", before)), proxy(issue(t, "proxy", before)), proxy(issue(t, "proxy", after)), proxy(nil)
+	let("at first", kept, true, true)
+	let("at first", older, true, true)
+	let("of another authority", newer, true, false)
+	let("without a certificate", none, true, false)
+	if text := log.String(); strings.Count(text, "level=WARN") != 1 || !strings.Contains(text, "a client is not let in") {
+		t.Errorf("two refusals are to be one line:\n%s", text)
+	}
+	write(before.cert + after.cert)
+	for name, c := range map[string]*http.Client{"before": older, "after": newer} {
+		let("with both authorities: "+name, c, true, true)
+	}
+	let("with both authorities", none, true, false)
+	write("not a certificate")
+	for name, c := range map[string]*http.Client{"before": older, "after": newer} {
+		let("with a file that is broken: "+name, c, true, true)
+	}
+	if failed.Load() != 1 || !strings.Contains(log.String(), "ca.crt holds no certificate in PEM") {
+		t.Errorf("told of %d failures; log:\n%s", failed.Load(), log.String())
+	}
+	write(after.cert)
+	let("with the new authority", newer, true, true)
+	let("with the new authority, and a session of before", older, true, false)
+	let("on a connection of before", kept, false, true)
+}
+
+// BenchmarkTLS is what TLS adds to a request, and to a connection; both ends together.
+func BenchmarkTLS(b *testing.B) {
+	ca := issue(b, "authority", nil)
+	director, proxy := issue(b, "director", ca), issue(b, "proxy", ca)
+	dir := b.TempDir()
+	for name, text := range map[string]string{"tls.crt": director.cert, "tls.key": director.key, "ca.crt": ca.cert} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			b.Fatal(err)
+		}
+	}
+	files := TLSFiles{Cert: filepath.Join(dir, "tls.crt"), Key: filepath.Join(dir, "tls.key")}
+	shown := files
+	shown.ClientCA = filepath.Join(dir, "ca.crt")
+	roots := x509.NewCertPool()
+	roots.AddCert(ca.pair.Leaf)
+	answer := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {})
+	for _, tc := range []struct {
+		name, scheme string
+		options      []ServerOption
+	}{
+		{"plain", "http", nil},
+		{"TLS", "https", []ServerOption{WithTLS(files, nil)}},
+		{"TLS with certificates of clients", "https", []ServerOption{WithTLS(shown, nil)}},
+	} {
+		url := tc.scheme + "://" + run(b, NewServer(answer, nil, tc.options...))
+		for _, kept := range []bool{true, false} {
+			name := map[bool]string{true: "kept connection", false: "new connection"}[kept]
+			b.Run(name+"/"+tc.name, func(b *testing.B) {
+				transport := &http.Transport{DisableKeepAlives: !kept, TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{proxy.pair}}}
+				defer transport.CloseIdleConnections()
+				client := &http.Client{Transport: transport}
+				for b.Loop() {
+					response, err := client.Get(url)
+					if err != nil {
+						b.Fatal(err)
+					}
+					response.Body.Close()
+				}
+			})
+		}
+	}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

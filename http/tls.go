@@ -1,66 +1,70 @@
 package http
 
 import (
+	"bytes"
 	"crypto/tls"
-	"errors"
+	"crypto/x509"
+	"fmt"
 	"log/slog"
 	"os"
-	"sync"
-	"time"
 )
 
-// keyPair is a certificate with its key in two files. It is safe for concurrent use.
-type keyPair struct {
-	certFile, keyFile string
-	log               *slog.Logger
-
-	mu     sync.Mutex
-	loaded *tls.Certificate
-	seen   [2]time.Time // when the files that were read last were written
+// TLSFiles are the files, in PEM, of a server that is reached over TLS.
+type TLSFiles struct {
+	Cert, Key string
+	// ClientCA has the authorities of which clients must show a certificate, one or more. Empty: they need none.
+	ClientCA string
 }
 
-func (p *keyPair) config() *tls.Config {
-	return &tls.Config{
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return p.current() },
-		NextProtos:     []string{"http/1.1"},
-	}
+// Check reports files that cannot be used.
+func (f TLSFiles) Check() error {
+	_, err := f.config()
+	return err
 }
 
-// current returns what the files hold now. If that cannot be used, it is what they held before: one of them may have been written already,
-// and the other not.
-func (p *keyPair) current() (*tls.Certificate, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	written, err := p.written()
-	if err == nil && p.loaded != nil && written == p.seen {
-		return p.loaded, nil
+func (f TLSFiles) config() (*tls.Config, error) {
+	pair, err := tls.LoadX509KeyPair(f.Cert, f.Key)
+	if err != nil {
+		return nil, fmt.Errorf("%w; %s must hold a certificate in PEM, with those between it and its authority behind it, and %s its key", err, f.Cert, f.Key)
 	}
-	if err == nil {
-		var pair tls.Certificate
-		if pair, err = tls.LoadX509KeyPair(p.certFile, p.keyFile); err == nil {
-			p.loaded, p.seen = &pair, written
-			return p.loaded, nil
-		}
+	c := &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"http/1.1"}}
+	if f.ClientCA == "" {
+		return c, nil
 	}
-	if p.loaded == nil {
+	authorities, err := os.ReadFile(f.ClientCA)
+	if err != nil {
 		return nil, err
 	}
-	if written != p.seen { // once for each change
-		p.seen = written
-		p.log.Error("the changed certificate cannot be used; the one before goes on to be served", "certificate", p.certFile, "key", p.keyFile, "error", err)
+	c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
+	if !c.ClientCAs.AppendCertsFromPEM(authorities) {
+		return nil, fmt.Errorf("%s holds no certificate in PEM", f.ClientCA)
 	}
-	return p.loaded, nil
+	return c, nil
 }
 
-// written returns when the files were written, zero for one that cannot be looked at.
-func (p *keyPair) written() (times [2]time.Time, err error) {
-	for i, file := range []string{p.certFile, p.keyFile} {
-		info, statErr := os.Stat(file)
-		if statErr != nil {
-			err = errors.Join(err, statErr)
-			continue
-		}
-		times[i] = info.ModTime()
+// reloaded is what the files make, read again when they change.
+func (f TLSFiles) reloaded(log *slog.Logger, failed func()) *reloaded[*tls.Config] {
+	paths := []string{f.Cert, f.Key}
+	if f.ClientCA != "" {
+		paths = append(paths, f.ClientCA)
 	}
-	return times, err
+	return &reloaded[*tls.Config]{paths: paths, read: f.config, log: log, failed: failed}
+}
+
+// serverLog is where net/http tells what is wrong with connections. A proxy that does not trust the server, or is not trusted, can log nobody
+// in: that is worth a line now and then. The rest is scanners, and probes that connect and leave.
+type serverLog struct {
+	log     *slog.Logger
+	limited *limitedLog
+}
+
+func (l serverLog) Write(line []byte) (int, error) {
+	text := string(bytes.TrimSpace(line))
+	refused := bytes.HasPrefix(line, []byte("http: TLS handshake error")) && (bytes.Contains(line, []byte("tls: ")) || bytes.Contains(line, []byte("x509: ")))
+	if refused {
+		l.limited.warn("handshake", "a client is not let in, or does not trust this server", "error", text)
+	} else {
+		l.log.Debug(text)
+	}
+	return len(line), nil
 }

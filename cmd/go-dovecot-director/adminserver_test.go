@@ -12,9 +12,12 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	directorhttp "github.com/k-web-s/go-dovecot-director/http"
 )
 
 // certificate writes a certificate for 127.0.0.1 that is its own authority, and its key.
@@ -54,10 +57,10 @@ func TestAdminSettingsThatAreRefused(t *testing.T) {
 		"an address that is none":       {[]string{"--admin-listen", "8082"}, `"8082" is not an address to listen on; write HOST:PORT or :PORT, or off`},
 		"a certificate without a key":   {[]string{"--admin-tls-cert-file", cert}, "belong together: one is missing"},
 		"a key without a certificate":   {[]string{"--admin-tls-key-file", key}, "belong together: one is missing"},
-		"a certificate that is none":    {[]string{"--admin-tls-cert-file", token, "--admin-tls-key-file", key}, "--admin-tls-cert-file, --admin-tls-key-file (environment: ADMIN_TLS_CERT_FILE, ADMIN_TLS_KEY_FILE): "},
+		"a certificate that is none":    {[]string{"--admin-tls-cert-file", token, "--admin-tls-key-file", key}, "TLS of --admin-tls-cert-file (environment: ADMIN_TLS_CERT_FILE): "},
 		"a token file that is absent":   {[]string{"--admin-token-file", absent}, "--admin-token-file (environment: ADMIN_TOKEN_FILE): open "},
-		"a token that is short":         {[]string{"--admin-token-file", file(t, "secret")}, "does not hold one token of at least 16 printable ASCII characters"},
-		"two tokens":                    {[]string{"--admin-token-file", file(t, "sixteen-or-more-secret\nsixteen-or-more-secret")}, "does not hold one token"},
+		"a token that is short":         {[]string{"--admin-token-file", file(t, "secret")}, "is not a token of at least 16 printable ASCII characters"},
+		"a token that is broken":        {[]string{"--admin-token-file", file(t, "sixteen-or-more-secret\nor-more-secret")}, "line 2 of "},
 		"nothing but a token to read":   {[]string{"--admin-read-token-file", reading}, "nobody could give orders"},
 		"the same token for both":       {[]string{"--admin-token-file", token, "--admin-read-token-file", token}, "hold the same token"},
 		"a read token file that is bad": {[]string{"--admin-token-file", token, "--admin-read-token-file", absent}, "--admin-read-token-file (environment: ADMIN_READ_TOKEN_FILE): open "},
@@ -78,9 +81,15 @@ func TestAdminSettingsThatAreTaken(t *testing.T) {
 		}
 	}
 	cert, key := certificate(t)
-	s := adminSettings{listen: ":8082", tokenFile: file(t, " sixteen-or-more-characters\r\n"), certFile: cert, keyFile: key}
-	if err := s.check(); err != nil || len(s.writers) != 1 || s.writers[0] != "sixteen-or-more-characters" || s.readers != nil {
+	s := adminSettings{
+		listen: ":8082", tokenFile: file(t, " sixteen-or-more-characters\r\n\nanother-of-that-length"),
+		tls: tlsSettings{files: directorhttp.TLSFiles{Cert: cert, Key: key}},
+	}
+	if err := s.check(); err != nil {
 		t.Errorf("%+v: %v", s, err)
+	}
+	if tokens, err := readTokens(adminTokenFile, s.tokenFile); err != nil || !slices.Equal(tokens, []string{"sixteen-or-more-characters", "another-of-that-length"}) {
+		t.Errorf("%q, %v", tokens, err)
 	}
 }
 

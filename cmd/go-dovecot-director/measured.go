@@ -12,7 +12,7 @@ import (
 func newMetrics() *metrics.Metrics {
 	return metrics.New(metrics.Config{
 		Version: version(), Faults: directorhttp.LookupFaults, Calls: store.Calls, Causes: store.Causes, Resources: k8s.Resources,
-		Methods: directorhttp.AdminMethods, Classes: directorhttp.AdminClasses,
+		Methods: directorhttp.AdminMethods, Classes: directorhttp.AdminClasses, Reloaded: reloadedSettings,
 	})
 }
 

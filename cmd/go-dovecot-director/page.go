@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -44,15 +43,6 @@ func around(health *directorhttp.Health, source source, db *store.DB) func(conte
 		}
 		return a
 	}
-}
-
-// allowed knows the tokens that may see users, nil if there are none.
-func (s *adminSettings) allowed() func(token string) bool {
-	tokens := slices.Concat(s.writers, s.readers)
-	if len(tokens) == 0 {
-		return nil
-	}
-	return directorhttp.Tokens(tokens...)
 }
 
 // meters tells the metrics and the status page of lookups.

@@ -96,16 +96,23 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	health := directorhttp.NewHealth(viewPart(d, source), storePart(db), ordersPart(d))
 	health.Show("GET /metrics", measured)
 	traffic := &status.Traffic{}
+	tokens, err := s.admin.tokens(measured, log)
+	if err != nil {
+		return err
+	}
 	page := status.New(status.Config{
 		Vitals: monitor.Vitals, Around: around(health, source, db), Shares: drawn.shares, Journal: ledger.Journal,
-		UserOf: operator.UserOf, Allowed: s.admin.allowed(), Replica: replica, Version: version(), Logger: log,
+		UserOf: operator.UserOf, Allowed: tokens.mayLook(), Replica: replica, Version: version(), Logger: log,
 	}, traffic)
 	for _, pattern := range status.Patterns {
 		health.Show(pattern, page)
 	}
-	lookups := directorhttp.NewServer(directorhttp.NewLookups(d, log, directorhttp.WithMeter(meters{measured, traffic})), log)
+	lookups, err := s.lookup.server(d, meters{measured, traffic}, measured, log)
+	if err != nil {
+		return err
+	}
 	ops := directorhttp.NewServer(health, log)
-	admin := s.admin.server(operator, measured.Ordered, log)
+	admin := s.admin.server(operator, tokens, measured, log)
 	for _, l := range []struct {
 		server  *directorhttp.Server
 		setting string

@@ -21,6 +21,7 @@ import (
 type settings struct {
 	listen, opsListen string
 	drainDelay        time.Duration
+	lookup            lookupSettings
 	admin             adminSettings
 	source            sourceSettings
 	database          databaseSettings
@@ -75,6 +76,7 @@ func (s *settings) register(fs *pflag.FlagSet) {
 	add(fs, &s.listen, "listen", "address", defaultListen, "address of the lookup API", parseAddress)
 	add(fs, &s.opsListen, "ops-listen", "address", ":8081", "address of the operations API: /healthz, /readyz, /metrics, and the status page", parseAddress)
 	add(fs, &s.drainDelay, "drain-delay", "duration", "5s", "how long lookups are still answered after a shutdown began, while the proxies are being told", parseDuration(0, 20*time.Second))
+	s.lookup.register(fs)
 	s.admin.register(fs)
 	s.source.register(fs)
 	s.database.register(fs)
@@ -142,6 +144,9 @@ func (s *logSettings) register(fs *pflag.FlagSet) {
 
 // check looks at what single values cannot tell.
 func (s *settings) check() error {
+	if err := s.lookup.check(); err != nil {
+		return err
+	}
 	if err := s.admin.check(); err != nil {
 		return err
 	}

@@ -24,6 +24,8 @@ type Config struct {
 	Resources []string
 	// Methods and Classes are those of requests to the admin API and of their answers.
 	Methods, Classes []string
+	// Reloaded are the settings whose files are read again when they change.
+	Reloaded []string
 }
 
 // Family is one metric with all its labels.
@@ -57,7 +59,7 @@ type Metrics struct {
 	calls       map[string]calls
 	storeErrors *prometheus.CounterVec
 
-	restarts, admin *prometheus.CounterVec
+	restarts, admin, unread *prometheus.CounterVec
 }
 
 // lookups are the metrics of one kind of lookups.
@@ -136,6 +138,8 @@ func New(c Config) *Metrics {
 	for _, method := range c.Methods {
 		preset(m.admin, []string{method}, c.Classes)
 	}
+	m.unread = m.counters("reload_failures_total", "Attempts to read changed tokens or certificates that failed: those before stay in force, and may expire. The log says why.", "setting")
+	preset(m.unread, nil, c.Reloaded)
 	return m
 }
 
@@ -253,3 +257,6 @@ func (m *Metrics) Restarted(resource string) { m.restarts.WithLabelValues(resour
 
 // Ordered is told of a request to the admin API.
 func (m *Metrics) Ordered(method, class string) { m.admin.WithLabelValues(method, class).Inc() }
+
+// NotReloaded is told that the changed files of a setting could not be used.
+func (m *Metrics) NotReloaded(setting string) { m.unread.WithLabelValues(setting).Inc() }

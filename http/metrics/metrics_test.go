@@ -84,7 +84,7 @@ type site struct {
 // config is like the program's.
 var config = metrics.Config{
 	Version: "v1", Faults: directorhttp.LookupFaults, Calls: []string{"get", "touch"}, Causes: []string{"timeout"}, Resources: []string{"endpoints"},
-	Methods: directorhttp.AdminMethods, Classes: directorhttp.AdminClasses,
+	Methods: directorhttp.AdminMethods, Classes: directorhttp.AdminClasses, Reloaded: []string{"LOOKUP_TOKEN_FILE", "ADMIN_TLS_CERT_FILE"},
 }
 
 var backends = []director.Backend{

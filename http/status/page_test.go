@@ -72,7 +72,7 @@ func (s *stage) page() *Page {
 			}
 			return &director.UserReport{User: name, Backend: "b1", Condition: "alive", History: []director.Entry{{Subject: director.AboutUser, User: name, Note: hostile}}}, nil
 		},
-		Allowed: directorhttp.Tokens("another", goodToken),
+		Allowed: func(token string) bool { return token == goodToken },
 		Replica: hostile, Version: "1",
 	}, &Traffic{})
 }
