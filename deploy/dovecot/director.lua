@@ -5,6 +5,11 @@
 
 local DIRECTOR_URL = "http://go-dovecot-director.mail.svc.cluster.local:8080"
 
+-- If the director asks for a token (its LOOKUP_TOKEN_FILE): a file that holds it, as "/etc/dovecot/director.token", and that
+-- nobody but the user of the auth-workers may read. For TLS, let the URL begin with https, and see proxy.conf.
+
+local TOKEN_FILE = nil
+
 -- Who checks the password: the backend. A good answer says nopassword, so this proxy believes the user, forwards the
 -- password to the backend and shows the client what the backend says. This script never sends the password anywhere.
 --
@@ -92,10 +97,28 @@ local function service_of(request)
   return request.service or request.protocol
 end
 
+-- token returns the first one of the file, which may hold several like the director's, so that one file will do for both
+-- while a token is replaced. It is read for each lookup: a new one counts at once.
+local function token()
+  local file, problem = io.open(TOKEN_FILE)
+  local text = file and file:read(4096)
+  if file then
+    file:close()
+  end
+  local first = text and text:match("^%s*([!-~]+)")
+  if not first then
+    error("no token: " .. (problem or TOKEN_FILE .. " cannot be read or is empty"), 0)
+  end
+  return first
+end
+
 -- ask returns code and attributes, or raises an error with a string as text.
 local function ask(kind, request)
   local http_request = client:request { url = DIRECTOR_URL .. kind.path, method = "POST" }
   http_request:add_header("Content-Type", "application/json")
+  if TOKEN_FILE then
+    http_request:add_header("Authorization", "Bearer " .. token())
+  end
   http_request:set_payload(cjson.encode {
     user = request.user,
     service = service_of(request), -- lets the director answer with the port

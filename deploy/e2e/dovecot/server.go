@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -84,6 +85,11 @@ func StartBackend(tb testing.TB, v Version, name string, addr netip.Addr, ports 
 type ProxyConfig struct {
 	// DirectorURL is filled into the script.
 	DirectorURL string
+	// TokenFile is, too, unless it is empty.
+	TokenFile string
+	// Certificates is a folder with director-ca.crt, proxy.crt and proxy.key, with which the snippet's settings of TLS are switched on, unless
+	// it is empty.
+	Certificates string
 	// Script is the Lua script to run, empty for the shipped one.
 	Script string
 	// Snippet is configuration to run instead of the shipped one and its script: a proxy that asks no director of ours.
@@ -122,7 +128,14 @@ func (s *Server) useDirector(tb testing.TB, c ProxyConfig) {
 	}
 	script := filepath.Join(s.dir, "director.lua")
 	fill(tb, c.Script, script, `DIRECTOR_URL = "[^"]*"`, `DIRECTOR_URL = "`+c.DirectorURL+`"`)
+	if c.TokenFile != "" {
+		fill(tb, script, script, `TOKEN_FILE = nil`, `TOKEN_FILE = "`+c.TokenFile+`"`)
+	}
 	fill(tb, Dir("..", "dovecot", string(s.Version), "proxy.conf"), s.snippet, `/etc/dovecot/director\.lua`, script)
+	if c.Certificates != "" {
+		fill(tb, s.snippet, s.snippet, `(?m)^#ssl_client`, `ssl_client`)
+		fill(tb, s.snippet, s.snippet, `/etc/dovecot/`, c.Certificates+"/")
+	}
 }
 
 // fill copies a file with every match of pattern replaced; a file without any is a mistake.
@@ -262,6 +275,22 @@ func (s *Server) Stop() {
 		}
 	}
 	_ = os.Remove(filepath.Join(s.dir, "run", "master.pid"))
+}
+
+// Reload has the server read its configuration again, as "doveadm reload" does. That would look for the process in a namespace of its own.
+func (s *Server) Reload(tb testing.TB) {
+	tb.Helper()
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", s.PID(), s.PID()))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	master, err := strconv.Atoi(strings.TrimSpace(string(children)))
+	if err != nil {
+		tb.Fatalf("%s: one process is to be the first of its namespace: %v", s.Name, err)
+	}
+	if err := syscall.Kill(master, syscall.SIGHUP); err != nil {
+		tb.Fatal(err)
+	}
 }
 
 // Doveadm runs one of doveadm's commands against the server and returns what it prints. Its exit code is not looked at.
