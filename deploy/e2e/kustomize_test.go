@@ -26,7 +26,7 @@ import (
 // The manifests can be applied to a namespace that enforces the "restricted" profile, and their parts find each other.
 func TestManifests(t *testing.T) {
 	t.Parallel()
-	for _, folder := range []string{"overlays/example", "overlays/minimal-rbac", "overlays/sessions", "overlays/evacuate-on-stop", "overlays/prometheus-operator"} {
+	for _, folder := range []string{"overlays/example", "overlays/minimal-rbac", "overlays/sessions", "overlays/evacuate-on-stop", "overlays/prometheus-operator", "overlays/lookup-tls"} {
 		t.Run(folder, func(t *testing.T) {
 			t.Parallel()
 			objects := manifest.Render(t, folder)
@@ -187,6 +187,45 @@ func wantFiles(t *testing.T, spec corev1.PodSpec, secrets map[string]*corev1.Sec
 	}
 }
 
+// With TLS for lookups, what asks in Kubernetes is told so, and all that is not the lookup API is as it was.
+func TestManifestsOfLookupsOverTLS(t *testing.T) {
+	t.Parallel()
+	plain, objects := manifest.Render(t, "overlays/example"), manifest.Render(t, "overlays/lookup-tls")
+	before, after := manifest.The[*appsv1.Deployment](t, plain).Spec.Template.Spec.Containers[0], manifest.The[*appsv1.Deployment](t, objects).Spec.Template.Spec.Containers[0]
+	for what, pair := range map[string][2]any{
+		"readiness probe": {before.ReadinessProbe, after.ReadinessProbe},
+		"liveness probe":  {before.LivenessProbe, after.LivenessProbe},
+		"ports":           {before.Ports, after.Ports},
+		"NetworkPolicy":   {manifest.The[*networkingv1.NetworkPolicy](t, plain).Spec, manifest.The[*networkingv1.NetworkPolicy](t, objects).Spec},
+	} {
+		if diff := cmp.Diff(pair[0], pair[1]); diff != "" {
+			t.Errorf("%s: -without +with TLS:\n%s", what, diff)
+		}
+	}
+	if probe := after.ReadinessProbe.HTTPGet; probe.Port.String() != "ops" || probe.Scheme != "" {
+		t.Errorf("the readiness probe is %+v", probe)
+	}
+	set := map[string]bool{}
+	for _, variable := range after.Env {
+		set[variable.Name] = true
+	}
+	for _, name := range []string{"LOOKUP_TLS_CERT_FILE", "LOOKUP_TLS_KEY_FILE", "LOOKUP_TLS_CLIENT_CA_FILE", "LOOKUP_TOKEN_FILE"} {
+		if !set[name] {
+			t.Errorf("%s is not set", name)
+		}
+	}
+	for _, mount := range after.VolumeMounts {
+		if mount.SubPath != "" || !mount.ReadOnly {
+			t.Errorf("%s is mounted as %+v: it would not follow its Secret", mount.Name, mount)
+		}
+	}
+	for _, service := range manifest.All[*corev1.Service](objects) {
+		if ports := service.Spec.Ports; service.Name == "go-dovecot-director" && (len(ports) != 1 || ports[0].Name != "http" || ports[0].TargetPort.String() != "http" || ports[0].AppProtocol == nil || *ports[0].AppProtocol != "https") {
+			t.Errorf("the Service's ports are %+v", ports)
+		}
+	}
+}
+
 // The backends' hook finds the program, the director and what it needs to be let in, and has the time that it takes.
 func TestManifestsOfTheHook(t *testing.T) {
 	t.Parallel()
@@ -248,7 +287,7 @@ func TestManifestsSetKnownVariables(t *testing.T) {
 	t.Parallel()
 	help := runDirector(t, "serve", "--help") + runDirector(t, "status", "--help")
 	var names []string
-	for _, folder := range []string{"overlays/example", "overlays/sessions", "overlays/evacuate-on-stop"} {
+	for _, folder := range []string{"overlays/example", "overlays/sessions", "overlays/evacuate-on-stop", "overlays/lookup-tls"} {
 		objects := manifest.Render(t, folder)
 		for _, secret := range manifest.All[*corev1.Secret](objects) {
 			if secret.Name == "go-dovecot-director" {
