@@ -41,11 +41,12 @@ type LookupMeter interface {
 const (
 	faultUnauthorized = "unauthorized" // it carries no token that is known
 	faultRequest      = "request"      // it cannot be read, or makes no sense
+	faultOverload     = "overload"     // more come than can be answered
 	faultInternal     = "internal"     // the program's
 )
 
-// LookupFaults are why lookups come to nothing: what is wrong with the request or with the user name, or the program.
-var LookupFaults = []string{faultUnauthorized, faultRequest, director.UserEmpty, director.UserTooLong, director.UserNUL, director.UserEncoding, faultInternal}
+// LookupFaults are why lookups come to nothing: what is wrong with the request or with the user name, too many of them, or the program.
+var LookupFaults = []string{faultUnauthorized, faultRequest, director.UserEmpty, director.UserTooLong, director.UserNUL, director.UserEncoding, faultOverload, faultInternal}
 
 // LookupsOption changes what Lookups does.
 type LookupsOption func(*Lookups)
@@ -65,6 +66,7 @@ type Lookups struct {
 	meter    LookupMeter             // nil if nobody counts
 	known    func(token string) bool // nil if everybody may ask
 	buffers  sync.Pool               // of *bytes.Buffer: a request's body, and then its answer
+	gate     gate
 }
 
 // The paths of the lookup API.
@@ -170,6 +172,15 @@ func (l *Lookups) lookup(w http.ResponseWriter, r *http.Request, readOnly bool, 
 		return decision, faultRequest
 	}
 	request.ReadOnly = readOnly
+	// Only here, so that nobody keeps others out who sends a request slowly.
+	if !l.gate.enter(time.Now()) {
+		l.log.warn(faultOverload, "more lookups come than can be answered in time; those beyond get HTTP 503 at once, so that the others do not wait. "+
+			"See DovecotDirectorOverloaded in the runbook", "client", r.RemoteAddr)
+		// Without Retry-After: it would keep an auth worker of the proxy waiting, only to ask once more.
+		fail(w, http.StatusServiceUnavailable, codeInternalFailure, "overload: more lookups come than can be answered")
+		return decision, faultOverload
+	}
+	defer func() { l.gate.leave(time.Now()) }()
 	answer, err := l.resolver.Resolve(r.Context(), request)
 	if err != nil {
 		return decision, l.refuse(w, r, err)

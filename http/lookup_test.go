@@ -542,3 +542,76 @@ type recorder struct {
 func (r *recorder) Header() http.Header         { return r.header }
 func (r *recorder) WriteHeader(status int)      { r.status = status }
 func (r *recorder) Write(b []byte) (int, error) { return r.body.Write(b) }
+
+// While lookups are not answered as fast as they come, those beyond are refused at once, without being asked to wait.
+func TestOverload(t *testing.T) {
+	hold := make(chan struct{})
+	var log strings.Builder
+	faults := make(chan string, 1)
+	handler := directorhttp.NewLookups(resolver(func(context.Context, director.Request) (director.Answer, error) {
+		<-hold
+		return served, nil
+	}), slog.New(slog.NewTextHandler(&log, nil)), directorhttp.WithMeter(faultMeter(faults)))
+	address, stop := start(t, handler)
+	type answer struct {
+		status int
+		wait   []string
+		body   string
+	}
+	answers := make(chan answer)
+	asking, asked := client(t), 0
+	ask := func() {
+		asked++
+		go func() {
+			r, err := asking.Post("http://"+address+"/auth_passdb_lookup", "", strings.NewReader(`{"user":"ada"}`))
+			if err != nil {
+				t.Error(err)
+				answers <- answer{}
+				return
+			}
+			defer r.Body.Close()
+			body, _ := io.ReadAll(r.Body)
+			answers <- answer{r.StatusCode, r.Header["Retry-After"], string(body)}
+		}()
+	}
+	var refused answer
+	for refused.status == 0 {
+		ask()
+		select {
+		case refused = <-answers:
+			asked--
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if refused.status != http.StatusServiceUnavailable || refused.wait != nil || !strings.HasPrefix(refused.body, `{"code":-1,"attributes":"overload: `) {
+		t.Errorf("%+v", refused)
+	}
+	if fault := <-faults; fault != "overload" {
+		t.Errorf("it counts as %s", fault)
+	}
+	close(hold)
+	for range asked {
+		if a := <-answers; a.status != http.StatusOK && a.status != http.StatusServiceUnavailable {
+			t.Errorf("%+v", a)
+		}
+	}
+	if r, body := post(t, address, "/auth_passdb_lookup", `{"user":"ada"}`); r.StatusCode != http.StatusOK {
+		t.Errorf("afterwards: %d %s", r.StatusCode, body)
+	}
+	stop()
+	if lines := strings.Count(log.String(), "DovecotDirectorOverloaded"); lines != 1 {
+		t.Errorf("%d lines are logged", lines)
+	}
+}
+
+// faultMeter tells the first fault.
+type faultMeter chan string
+
+func (faultMeter) Resolved(bool, director.Verb, director.Reason, time.Duration) {}
+
+func (m faultMeter) Failed(_ bool, fault string, _ time.Duration) {
+	select {
+	case m <- fault:
+	default:
+	}
+}

@@ -35,6 +35,7 @@ type Server struct {
 	server   http.Server
 	log      *slog.Logger
 	tls      *reloaded[*tls.Config] // nil without TLS
+	share    float64                // of the descriptors, for connections
 	listener net.Listener
 	closing  atomic.Bool
 }
@@ -54,12 +55,15 @@ func WithTLS(files TLSFiles, failed func()) ServerOption {
 	return func(s *Server) { s.tls = files.reloaded(s.log, failed) }
 }
 
+// WithFewConnections is for a listener that people and probes use, and not the proxies: it leaves them the connections.
+func WithFewConnections() ServerOption { return func(s *Server) { s.share = mostOthers } }
+
 // NewServer returns a server that does not listen yet. A nil log discards.
 func NewServer(handler http.Handler, log *slog.Logger, options ...ServerOption) *Server {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{log: log}
+	s := &Server{log: log, share: mostLookups}
 	s.server = http.Server{
 		Handler:        s.limitConnections(handler),
 		ReadTimeout:    readLimit,
@@ -76,6 +80,7 @@ func NewServer(handler http.Handler, log *slog.Logger, options ...ServerOption) 
 	for _, option := range options {
 		option(s)
 	}
+	s.server.ConnState = newConnections(s.share, log).note
 	return s
 }
 

@@ -3,7 +3,9 @@ package store
 import (
 	"errors"
 	"runtime"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -34,6 +36,7 @@ type question[Q, A any] struct {
 	err    error
 	done   chan struct{} // gets one value, when the answer is there
 	timer  *time.Timer   // stopped while nobody asks
+	left   atomic.Bool   // nobody waits for the answer any more
 }
 
 // finish answers the question. It is called once.
@@ -63,6 +66,7 @@ func (b *batcher[Q, A]) call(ask Q) (A, error) {
 		b.asked.Put(q)
 		return answer, err
 	case <-q.timer.C:
+		q.left.Store(true)
 		var none A // the question is still a batch's
 		return none, errTooLong
 	}
@@ -85,6 +89,7 @@ func (b *batcher[Q, A]) work() {
 	for {
 		b.gather()
 		b.mu.Lock()
+		b.forget()
 		n := min(len(b.waiting), b.limit)
 		if n == 0 || !b.mayStart() {
 			b.busy--
@@ -103,6 +108,16 @@ func (b *batcher[Q, A]) work() {
 		b.inFlight -= n
 		b.mu.Unlock()
 	}
+}
+
+// forget drops the questions whose callers have given up: a database that cannot keep up would answer nobody but them. They are the
+// oldest. It needs the lock.
+func (b *batcher[Q, A]) forget() {
+	n := 0
+	for n < len(b.waiting) && b.waiting[n].left.Load() {
+		n++
+	}
+	b.waiting = slices.Delete(b.waiting, 0, n)
 }
 
 // wait returns when no batch is under way.

@@ -78,6 +78,27 @@ func TestGathering(t *testing.T) {
 	})
 }
 
+// TestNobodyIsAskedForWhoHasLeft holds that a database which cannot keep up is not asked in vain.
+func TestNobodyIsAskedForWhoHasLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gate{pass: make(chan struct{})}
+		b := &batcher[int, int]{ask: g.ask, lanes: 1, limit: 3}
+		for i := range 6 {
+			go b.call(i)
+			synctest.Wait()
+		}
+		time.Sleep(callLimit)
+		go b.call(6)
+		synctest.Wait()
+		close(g.pass)
+		synctest.Wait()
+		b.wait()
+		if want := [][]int{{0}, {6}}; !slices.EqualFunc(g.batches, want, slices.Equal) {
+			t.Errorf("batches %v, want %v", g.batches, want)
+		}
+	})
+}
+
 // TestNobodyWaitsForLong has a batch that is never answered. Those who wait for it, and behind it, must get an error.
 func TestNobodyWaitsForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -74,7 +74,7 @@ func (s *adminSettings) check() error {
 
 // server makes the server of the admin API in front of an operator. It does not listen yet.
 func (s *adminSettings) server(operator directorhttp.Operator, tokens adminTokens, measured *metrics.Metrics, log *slog.Logger) *directorhttp.Server {
-	options := append(s.tls.options(measured), directorhttp.WithLimits(directorhttp.AdminReadLimit, directorhttp.AdminWriteLimit))
+	options := append(s.tls.options(measured), directorhttp.WithLimits(directorhttp.AdminReadLimit, directorhttp.AdminWriteLimit), directorhttp.WithFewConnections())
 	return directorhttp.NewServer(directorhttp.NewAdmin(directorhttp.AdminConfig{
 		Operator: operator, Writes: tokens.writes, Reads: tokens.reads, Logger: log, Counted: measured.Ordered,
 	}), log, options...)

@@ -111,7 +111,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	ops := directorhttp.NewServer(health, log)
+	ops := directorhttp.NewServer(health, log, directorhttp.WithFewConnections())
 	admin := s.admin.server(operator, tokens, measured, log)
 	for _, l := range []struct {
 		server  *directorhttp.Server

@@ -80,12 +80,16 @@ type calls struct{ took, users prometheus.Observer }
 
 // The outcomes of lookups that come to nothing.
 const (
-	outcomeInvalid = "invalid"
-	outcomeError   = "error"
+	outcomeInvalid     = "invalid"
+	outcomeUnavailable = "unavailable"
+	outcomeError       = "error"
 )
 
-// faultInternal is the one fault that is not the request's.
-const faultInternal = "internal"
+// The faults that are not the request's.
+const (
+	faultOverload = "overload"
+	faultInternal = "internal"
+)
 
 var (
 	lookupBuckets = []float64{.0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 3}
@@ -159,8 +163,11 @@ func byReason(vec *prometheus.CounterVec, reasons []director.Reason) map[directo
 }
 
 func outcomeOf(fault string) string {
-	if fault == faultInternal {
+	switch fault {
+	case faultInternal:
 		return outcomeError
+	case faultOverload:
+		return outcomeUnavailable
 	}
 	return outcomeInvalid
 }
