@@ -23,6 +23,7 @@ type batcher[Q, A any] struct {
 	few, many int
 
 	mu       sync.Mutex
+	size     int // how many questions the next batch may have; see sized
 	waiting  []*question[Q, A]
 	busy     int
 	inFlight int // questions
@@ -90,7 +91,13 @@ func (b *batcher[Q, A]) work() {
 		b.gather()
 		b.mu.Lock()
 		b.forget()
-		n := min(len(b.waiting), b.limit)
+		if b.size == 0 {
+			b.size = b.limit
+			if b.many > 0 {
+				b.size = min(b.limit, b.many)
+			}
+		}
+		n := min(len(b.waiting), b.size)
 		if n == 0 || !b.mayStart() {
 			b.busy--
 			b.mu.Unlock()
@@ -102,10 +109,13 @@ func (b *batcher[Q, A]) work() {
 		b.waiting = b.waiting[:rest]
 		b.inFlight += n
 		b.mu.Unlock()
+		begun := time.Now()
 		b.ask(batch)
+		took := time.Since(begun)
 		clear(batch)
 		b.mu.Lock()
 		b.inFlight -= n
+		b.sized(n, took)
 		b.mu.Unlock()
 	}
 }
@@ -118,6 +128,18 @@ func (b *batcher[Q, A]) forget() {
 		n++
 	}
 	b.waiting = slices.Delete(b.waiting, 0, n)
+}
+
+// sized learns from a batch. One that holds all who wait may take longer than a statement is given, and then answers none of them: a
+// database that is slow for each user gets smaller ones, in all lanes. Half of the limit leaves room for chance, and for databases that are
+// far away, which large batches suit. It needs the lock.
+func (b *batcher[Q, A]) sized(n int, took time.Duration) {
+	switch {
+	case took > statementLimit/2:
+		b.size = max(1, min(b.size, n/2))
+	case took < statementLimit/4 && n == b.size:
+		b.size = min(b.limit, 2*n)
+	}
 }
 
 // wait returns when no batch is under way.

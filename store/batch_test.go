@@ -78,6 +78,46 @@ func TestGathering(t *testing.T) {
 	})
 }
 
+// TestBatchesOfASlowDatabase holds that as much is answered as can be, however long each user takes: no statement is too long.
+func TestBatchesOfASlowDatabase(t *testing.T) {
+	for _, each := range []time.Duration{10 * time.Microsecond, 2 * time.Millisecond, 20 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			var mu sync.Mutex
+			answered, failed := 0, 0
+			b := &batcher[int, int]{lanes: 4, limit: 500, few: few, many: many, ask: func(batch []*question[int, int]) {
+				length := time.Duration(len(batch)) * each
+				time.Sleep(min(length, statementLimit))
+				mu.Lock()
+				defer mu.Unlock()
+				for _, q := range batch {
+					if length > statementLimit {
+						failed++
+						q.finish(0, errTooLong)
+					} else {
+						answered++
+						q.finish(q.ask, nil)
+					}
+				}
+			}}
+			begun := time.Now()
+			var callers sync.WaitGroup
+			// As many at a time as would be answered in half a second.
+			for range int(min(1000, 4*time.Second/2/each)) {
+				callers.Go(func() {
+					for time.Since(begun) < 20*time.Second {
+						_, _ = b.call(1)
+					}
+				})
+			}
+			callers.Wait()
+			b.wait()
+			if failed > answered/100 || each > time.Millisecond && time.Duration(answered)*each < 4*20*time.Second*8/10 {
+				t.Errorf("%s each: %d are answered and %d are not", each, answered, failed)
+			}
+		})
+	}
+}
+
 // TestNobodyIsAskedForWhoHasLeft holds that a database which cannot keep up is not asked in vain.
 func TestNobodyIsAskedForWhoHasLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
