@@ -39,6 +39,7 @@ test: deps lint licences ## Run all tests: every room, real PostgreSQL, Dovecot 
 e2e: deps ## Run the end-to-end tests alone; prints what users went through on Kubernetes
 	@$(GO) build -race -o $(BUILD)/race/go-dovecot-director ./cmd/go-dovecot-director # without a network, tests cannot fetch modules
 	cd deploy/e2e && $(GO) test -race -count=1 -timeout 20m .
+	cd deploy/e2e && $(GO) test -count=1 -timeout 10m ./load
 	cd deploy/e2e/kubernetes && $(GO) test -race -count=1 -timeout 40m -exec ../netns.sh
 
 .PHONY: deps
@@ -80,6 +81,14 @@ bench: build ## Measure lookups against a null handler and pgbench, and the part
 .PHONY: logins
 logins: deps ## Measure IMAP logins per second through real proxies, against Dovecot's own Director
 	cd deploy/e2e && $(GO) test -run '^$$' -bench Logins -benchtime 5x -timeout 20m ./logins
+
+.PHONY: overload
+overload: deps ## Offer up to four times the lookups that can be answered, and open 10,000 idle connections; three minutes
+	cd deploy/e2e && $(GO) test -run TestIdleConnections -bench Overload -benchtime 1x -count=1 -v ./load
+
+.PHONY: soak
+soak: deps ## Watch two directors for 20 minutes while everything around them changes
+	cd deploy/e2e && $(GO) test -run TestSoak -soak 20m -count=1 -v -timeout 40m ./load
 
 .PHONY: ring-sweep
 ring-sweep: ## Check the ring at every member count: balance and movement to 200, building to 1000

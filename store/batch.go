@@ -131,12 +131,12 @@ func (b *batcher[Q, A]) forget() {
 }
 
 // sized learns from a batch. One that holds all who wait may take longer than a statement is given, and then answers none of them: a
-// database that is slow for each user gets smaller ones, in all lanes. Half of the limit leaves room for chance, and for databases that are
-// far away, which large batches suit. It needs the lock.
+// database that is slow for each user gets smaller ones, in all lanes. Half of the limit leaves room for chance. They get no smaller than what
+// is worth a lane: a database may be slow for each statement too, and that large batches suit. It needs the lock.
 func (b *batcher[Q, A]) sized(n int, took time.Duration) {
 	switch {
 	case took > statementLimit/2:
-		b.size = max(1, min(b.size, n/2))
+		b.size = max(1, b.many, min(b.size, n/2))
 	case took < statementLimit/4 && n == b.size:
 		b.size = min(b.limit, 2*n)
 	}

@@ -80,7 +80,7 @@ func TestGathering(t *testing.T) {
 
 // TestBatchesOfASlowDatabase holds that as much is answered as can be, however long each user takes: no statement is too long.
 func TestBatchesOfASlowDatabase(t *testing.T) {
-	for _, each := range []time.Duration{10 * time.Microsecond, 2 * time.Millisecond, 20 * time.Millisecond} {
+	for _, each := range []time.Duration{10 * time.Microsecond, 2 * time.Millisecond, 8 * time.Millisecond} {
 		synctest.Test(t, func(t *testing.T) {
 			var mu sync.Mutex
 			answered, failed := 0, 0

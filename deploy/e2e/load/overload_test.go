@@ -35,7 +35,7 @@ func (s *site) slowDown(tb testing.TB, each time.Duration) (capacity float64) {
 
 // crowd is what became of lookups that were offered at a steady pace.
 type crowd struct {
-	offered, capacity float64 // a second
+	offered           float64 // a second
 	length            time.Duration
 	answered, refused []time.Duration // how long each took, sorted
 	failed            []reply         // the rest
@@ -154,7 +154,7 @@ func (o crowd) line(calm time.Duration, capacity float64) string {
 func BenchmarkOverload(b *testing.B) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "\ncapacity/s\toffered\tanswered\trefused %\tfailed %\tp50\tp99\tp99 of the refused\t")
-	for _, each := range []time.Duration{10 * time.Millisecond, 2 * time.Millisecond} {
+	for _, each := range []time.Duration{5 * time.Millisecond, 2 * time.Millisecond} {
 		s := newSite(b, seeded)
 		capacity := s.slowDown(b, each)
 		d := s.director(b, 1)

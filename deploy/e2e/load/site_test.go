@@ -148,7 +148,9 @@ func (r reply) refused() bool {
 	return r.status == http.StatusServiceUnavailable && bytes.Contains(r.body, []byte("overload"))
 }
 
-func (r reply) String() string { return fmt.Sprintf("%d %s %v after %s", r.status, r.body, r.err, r.took) }
+func (r reply) String() string {
+	return fmt.Sprintf("%d %s %v after %s", r.status, r.body, r.err, r.took)
+}
 
 // lookup asks for a user.
 func lookup(c *http.Client, d *program.Director, user string) (r reply) {

@@ -105,17 +105,21 @@ func TestSlowClients(t *testing.T) {
 		n  int
 		do func() error
 	}{
-		"header of a lookup":       {crawlers, func() error { return dribble(ctx, d.Addr(), header+"X-A: ", "a") }},
-		"header after header":      {crawlers, func() error { return dribble(ctx, d.Addr(), header, "X: a\r\n") }},
-		"body of a lookup":         {crawlers, func() error { return dribble(ctx, d.Addr(), header+"Content-Length: 1000\r\n\r\n{", " ") }},
-		"chunks of a lookup":       {crawlers, func() error { return dribble(ctx, d.Addr(), header+"Transfer-Encoding: chunked\r\n\r\n", "1\r\n \r\n") }},
-		"nothing":                  {crawlers, func() error { return dribble(ctx, d.Addr(), "", "\r\n") }},
-		"answers of lookups":       {5, func() error { return neverRead(ctx, d.Addr(), rawLookup("user-1@example.org")) }},
-		"header to operations":     {20, func() error { return dribble(ctx, ops, "GET /healthz HTTP/1.1\r\nX-A: ", "a") }},
-		"answers of operations":    {5, func() error { return neverRead(ctx, ops, big) }},
-		"header to the admin API":  {20, func() error { return dribble(ctx, admin, "GET /api/v1/status HTTP/1.1\r\nX-A: ", "a") }},
-		"body to the admin API":    {20, func() error { return dribble(ctx, admin, "POST /api/v1/users/a/move HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{", " ") }},
-		"answers of the admin API": {5, func() error { return neverRead(ctx, admin, "GET /api/v1/openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n") }},
+		"header of a lookup":      {crawlers, func() error { return dribble(ctx, d.Addr(), header+"X-A: ", "a") }},
+		"header after header":     {crawlers, func() error { return dribble(ctx, d.Addr(), header, "X: a\r\n") }},
+		"body of a lookup":        {crawlers, func() error { return dribble(ctx, d.Addr(), header+"Content-Length: 1000\r\n\r\n{", " ") }},
+		"chunks of a lookup":      {crawlers, func() error { return dribble(ctx, d.Addr(), header+"Transfer-Encoding: chunked\r\n\r\n", "1\r\n \r\n") }},
+		"nothing":                 {crawlers, func() error { return dribble(ctx, d.Addr(), "", "\r\n") }},
+		"answers of lookups":      {5, func() error { return neverRead(ctx, d.Addr(), rawLookup("user-1@example.org")) }},
+		"header to operations":    {20, func() error { return dribble(ctx, ops, "GET /healthz HTTP/1.1\r\nX-A: ", "a") }},
+		"answers of operations":   {5, func() error { return neverRead(ctx, ops, big) }},
+		"header to the admin API": {20, func() error { return dribble(ctx, admin, "GET /api/v1/status HTTP/1.1\r\nX-A: ", "a") }},
+		"body to the admin API": {20, func() error {
+			return dribble(ctx, admin, "POST /api/v1/users/a/move HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{", " ")
+		}},
+		"answers of the admin API": {5, func() error {
+			return neverRead(ctx, admin, "GET /api/v1/openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		}},
 	} {
 		for range crawl.n {
 			crawling.Go(func() {
