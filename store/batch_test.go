@@ -80,7 +80,7 @@ func TestGathering(t *testing.T) {
 
 // TestBatchesOfASlowDatabase holds that as much is answered as can be, however long each user takes: no statement is too long.
 func TestBatchesOfASlowDatabase(t *testing.T) {
-	for _, each := range []time.Duration{10 * time.Microsecond, 2 * time.Millisecond, 8 * time.Millisecond} {
+	for _, each := range []time.Duration{2 * time.Millisecond, 8 * time.Millisecond} {
 		synctest.Test(t, func(t *testing.T) {
 			var mu sync.Mutex
 			answered, failed := 0, 0
@@ -104,14 +104,14 @@ func TestBatchesOfASlowDatabase(t *testing.T) {
 			// As many at a time as would be answered in half a second.
 			for range int(min(1000, 4*time.Second/2/each)) {
 				callers.Go(func() {
-					for time.Since(begun) < 20*time.Second {
+					for time.Since(begun) < 10*time.Second {
 						_, _ = b.call(1)
 					}
 				})
 			}
 			callers.Wait()
 			b.wait()
-			if failed > answered/100 || each > time.Millisecond && time.Duration(answered)*each < 4*20*time.Second*8/10 {
+			if failed > answered/100 || time.Duration(answered)*each < 4*10*time.Second*8/10 {
 				t.Errorf("%s each: %d are answered and %d are not", each, answered, failed)
 			}
 		})
