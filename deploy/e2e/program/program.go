@@ -89,6 +89,12 @@ func StartRelease(tb testing.TB, addr netip.Addr, arguments ...string) *Director
 	return start(tb, path, addr, nil, nil, arguments...)
 }
 
+// StartBuild is Start of a program that was built elsewhere, without a wrapper.
+func StartBuild(tb testing.TB, path string, addr netip.Addr, arguments ...string) *Director {
+	tb.Helper()
+	return start(tb, path, addr, nil, nil, arguments...)
+}
+
 func start(tb testing.TB, path string, addr netip.Addr, env, wrapper []string, arguments ...string) *Director {
 	tb.Helper()
 	d := &Director{addr: addr, env: append([]string{}, env...)}
