@@ -1,0 +1,73 @@
+package chaos_test
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/k-web-s/go-dovecot-director/deploy/e2e/dovecot"
+)
+
+// mutant is a director with a fault that was put in on purpose: new in the place of old, which stands once in the file.
+type mutant struct{ name, file, old, new string }
+
+// mutants are three ways to break the promise, each of which a careless change could bring.
+var mutants = []mutant{
+	{
+		// Who comes second writes over the winner's row, and believes to have won.
+		name: "compare-and-set broken",
+		file: "store/postgres.go",
+		old:  "backend = CASE WHEN m.backend = (SELECT was FROM input WHERE input.username = m.username) THEN excluded.backend ELSE m.backend END,",
+		new:  "backend = excluded.backend,",
+	},
+	{
+		// A row that names a backend which this replica has not seen yet is taken for one of a backend that has long gone.
+		name: "view-lag rule off",
+		file: "policy.go",
+		old:  "if written := f.Now.Add(-f.Mapping.Age); written.After(loss.Since.Add(lag)) {",
+		new:  "if written := f.Now.Add(-f.Mapping.Age); false && written.After(loss.Since.Add(lag)) {",
+	},
+	{
+		// Whom this replica has answered before it answers from memory, whatever the table says meanwhile.
+		name: "answers from memory",
+		file: "director.go",
+		old:  "\tif d.View() != nil {\n\t\tfacts.Row, facts.Mapping = d.read(ctx, user.Name)\n\t}\n",
+		new: "\tif r := d.known.recall(user.Name); r != nil {\n\t\tfacts.Row, facts.Mapping = RowFound, Mapping{Backend: r.Backend, Age: time.Minute}\n" +
+			"\t} else if d.View() != nil {\n\t\tfacts.Row, facts.Mapping = d.read(ctx, user.Name)\n\t}\n",
+	},
+}
+
+// build builds the mutant without touching the source.
+func (m mutant) build(t *testing.T) (path string) {
+	t.Helper()
+	root, dir := dovecot.Dir("..", ".."), t.TempDir()
+	file := filepath.Join(root, m.file)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(text), m.old); n != 1 {
+		t.Fatalf("%s holds the text to break %d times, not once; adapt the mutant to what took its place:\n%s", m.file, n, m.old)
+	}
+	mutated, overlay := filepath.Join(dir, "mutated.go"), filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(mutated, []byte(strings.Replace(string(text), m.old, m.new, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	replace, err := json.Marshal(map[string]any{"Replace": map[string]string{file: mutated}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(overlay, replace, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path = filepath.Join(dir, "go-dovecot-director")
+	cmd := exec.Command("go", "build", "-race", "-overlay", overlay, "-o", path, "./cmd/go-dovecot-director")
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, out)
+	}
+	return path
+}
