@@ -3,6 +3,7 @@ package history
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -61,8 +62,9 @@ func (h *History) violation(rule, user string, at time.Duration, what, backend s
 		fmt.Fprintf(&text, "  (%d lines after)\n", len(lines)-high)
 	}
 	for _, replica := range h.replicas() {
-		for name, changes := range h.feeds[replica] {
-			if !backends[name] || name == "" {
+		for _, name := range slices.Sorted(maps.Keys(h.feeds[replica])) {
+			changes := h.feeds[replica][name]
+			if !backends[name] {
 				continue
 			}
 			fmt.Fprintf(&text, "  %s was fed of %s:", replica, name)
