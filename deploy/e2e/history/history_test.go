@@ -43,8 +43,13 @@ func (w *written) ready(backends ...string) {
 }
 
 // passdb writes an answer, userdb another.
-func (w *written) passdb(begin, end float64, replica, backend string) { w.answer(begin, end, replica, backend, false) }
-func (w *written) userdb(begin, end float64, replica, backend string) { w.answer(begin, end, replica, backend, true) }
+func (w *written) passdb(begin, end float64, replica, backend string) {
+	w.answer(begin, end, replica, backend, false)
+}
+
+func (w *written) userdb(begin, end float64, replica, backend string) {
+	w.answer(begin, end, replica, backend, true)
+}
 
 func (w *written) answer(begin, end float64, replica, backend string, userDB bool) {
 	w.Add(history.Lookup{User: "ada", Replica: replica, UserDB: userDB, Begin: at(begin), End: at(end), Backend: backend, Addr: addr(backend)})
