@@ -62,7 +62,7 @@ func churn(seed uint64, replicas int) iter.Seq[event] {
 		// steady is from when on a backend may be lost again, never for one that has gone for good.
 		steady := make(map[int]time.Duration)
 		for b := range firstBackends {
-			steady[b] = rest
+			steady[b] = 0
 		}
 		lost := func() int { return len(pending) }
 		next := firstBackends
@@ -111,7 +111,7 @@ func churn(seed uint64, replicas int) iter.Seq[event] {
 					state = history.Gone
 					away = between(restartGrace+maxLag, restartGrace+maxLag+2*time.Second)
 				}
-				if random.IntN(5) < 2 {
+				if random.IntN(5) < 2 && at > 3*time.Second { // so that even a short run has a longer one
 					away = between(200*time.Millisecond, 2*time.Second)
 				}
 				e = change(at, b, state, false)

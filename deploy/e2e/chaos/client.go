@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// clients look up at once, each of them some tens of users a second.
-	clients = 12
+	// clients look up some tens of users a second each, and wait for so many answers at once.
+	clients, atOnce = 12, 16
 	// Hot users are asked for all the time, cold ones now and then; the others are new.
 	hotUsers, coldUsers = 20, 500
 	// lookupLimit is how long a proxy waits.
@@ -32,32 +32,39 @@ func pooled(n int) string {
 	return fmt.Sprintf("cold%d@example.org", n-hotUsers)
 }
 
-// client looks up users until ctx ends. Whom it asks for, where and in which order follows from the seed.
+// client looks up users until ctx ends. Whom it asks for, where and in which order follows from the seed. It does not wait for answers
+// before it goes on, or a replica that hangs would silence it.
 func (s *Site) client(ctx context.Context, number int) {
 	random := rand.New(rand.NewPCG(s.seed, uint64(1000+number)))
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	places := make(chan struct{}, atOnce)
 	for n := 0; ctx.Err() == nil; n++ {
 		pause(ctx, time.Duration(random.Int64N(int64(30*time.Millisecond))))
 		first := random.IntN(len(s.Directors))
 		second := (first + 1 + random.IntN(len(s.Directors)-1)) % len(s.Directors)
 		userDB := random.IntN(7) == 0
-		switch random.IntN(8) {
-		case 0: // a new user, at two replicas at once
-			user := fmt.Sprintf("new%d-%d@example.org", number, n)
-			var both sync.WaitGroup
-			for _, replica := range []int{first, second} {
-				both.Go(func() { s.ask(ctx, number, user, replica, false) })
-			}
-			both.Wait()
-		case 1: // a new user, at one replica and then at another
-			user := fmt.Sprintf("new%d-%d@example.org", number, n)
-			s.ask(ctx, number, user, first, userDB)
-			s.ask(ctx, number, user, first, false)
-			s.ask(ctx, number, user, second, userDB)
-		case 2, 3:
-			s.ask(ctx, number, pooled(hotUsers+random.IntN(coldUsers)), first, userDB)
-		default:
-			s.ask(ctx, number, pooled(random.IntN(hotUsers)), first, userDB)
+		what := random.IntN(8)
+		user := fmt.Sprintf("new%d-%d@example.org", number, n)
+		if what >= 4 {
+			user = pooled(random.IntN(hotUsers))
+		} else if what >= 2 {
+			user = pooled(hotUsers + random.IntN(coldUsers))
 		}
+		places <- struct{}{}
+		asking.Go(func() {
+			defer func() { <-places }()
+			switch what {
+			case 0: // who is new, at two replicas at once
+				asking.Go(func() { s.ask(ctx, number, user, second, false) })
+			case 1: // who is new, at one replica and then at another
+				s.ask(ctx, number, user, first, userDB)
+				s.ask(ctx, number, user, first, false)
+				s.ask(ctx, number, user, second, userDB)
+				return
+			}
+			s.ask(ctx, number, user, first, userDB && what > 0)
+		})
 	}
 }
 
