@@ -45,20 +45,27 @@ func TestHistory(t *testing.T) {
 }
 
 // A director that is cut off from PostgreSQL serves from memory whom it knows, while the others move users. Nobody gets two backends by
-// that.
+// that, whether its connections end or fall silent.
 func TestCutOff(t *testing.T) {
 	s := chaos.New(t, chaos.Options{Seed: seed()})
 	s.Go(t)
 	time.Sleep(*timeFlag / 3)
-	r := s.Strike(t, chaos.Fault{
-		Name:  "a director cut off from PostgreSQL",
+	refused := s.Strike(t, chaos.Fault{
+		Name:  "connections to PostgreSQL refused",
 		Begin: func(_ testing.TB, s *chaos.Site) { s.Directors[0].Link.Cut() },
 		End:   func(tb testing.TB, s *chaos.Site) { s.Directors[0].Link.Restore(tb) },
 	}, *timeFlag/3)
-	want(t, s.Finish(t, &r))
-	t.Log(r)
-	if r.Unavailable == 0 {
-		t.Error("nobody noticed that it was cut off")
+	silent := s.Strike(t, chaos.Fault{
+		Name:  "connections to PostgreSQL silent",
+		Begin: func(tb testing.TB, s *chaos.Site) { s.Directors[1].Link.Poison(tb, "timeout", "downstream", nil) },
+		End:   func(tb testing.TB, s *chaos.Site) { s.Directors[1].Link.Restore(tb) },
+	}, *timeFlag/3)
+	want(t, s.Finish(t, &refused, &silent))
+	for _, r := range []chaos.Result{refused, silent} {
+		t.Log(r)
+		if r.Unavailable == 0 {
+			t.Errorf("%s: nobody noticed", r.Fault)
+		}
 	}
 }
 

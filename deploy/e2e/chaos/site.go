@@ -279,8 +279,14 @@ type Result struct {
 }
 
 func (r Result) String() string {
-	return fmt.Sprintf("%s: %d lookups, %d answered, %d held, %d unavailable, %d moves (%d overtaken), %d wrong, %d lost, recovered in %.1f s",
-		r.Fault, r.Lookups, r.Answered, r.Held, r.Unavailable, r.Moves, r.Overtaken, r.Wrong, r.Lost, r.Recovery.Seconds())
+	text := fmt.Sprintf("%s: %d lookups, %d answered, %d held, %d unavailable, %d wrong, %d lost", r.Fault, r.Lookups, r.Answered, r.Held, r.Unavailable, r.Wrong, r.Lost)
+	if r.Recovery > 0 {
+		text += fmt.Sprintf(", recovered in %.1f s", r.Recovery.Seconds())
+	}
+	if r.Moves > 0 {
+		text += fmt.Sprintf(", %d moves (%d overtaken)", r.Moves, r.Overtaken)
+	}
+	return text
 }
 
 // Strike lets a fault happen for so long, and waits until the site has recovered. Go was called before. What it returns is without

@@ -31,7 +31,7 @@ type Violation struct {
 // Report is what came of a check.
 type Report struct {
 	Violations []Violation
-	// Moves counts the changes of owner that were seen and justified.
+	// Moves counts how often somebody was answered with another backend than before.
 	Moves int
 	// Overtaken counts those of them whose user was answered with the old backend after it had been lost for its grace already:
 	// it had returned, as one replica knew, and another that did not yet know moved the user. That is within the rules, as nobody can
@@ -58,7 +58,8 @@ func (h *History) Check() Report {
 		for _, l := range lookups {
 			r.Violations = append(r.Violations, c.answer(l)...)
 		}
-		c.owner(&r, user, lookups)
+		r.Violations = append(r.Violations, c.owner(user, lookups)...)
+		c.count(&r, user, lookups)
 	}
 	slices.SortStableFunc(r.Violations, func(a, b Violation) int { return cmp.Compare(a.At, b.At) })
 	return r
@@ -134,27 +135,24 @@ type read struct {
 }
 
 // owner checks that the user's answers and rows can be put into an order in which the owner changes with reason only.
-func (h *History) owner(r *Report, user string, lookups []Lookup) {
+func (h *History) owner(user string, lookups []Lookup) []Violation {
 	var reads []porcupine.Operation
-	add := func(client int, v read) {
-		reads = append(reads, porcupine.Operation{ClientId: client, Input: v, Call: int64(v.begin), Return: int64(v.end)})
+	add := func(v read) {
+		reads = append(reads, porcupine.Operation{Input: v, Call: int64(v.begin), Return: int64(v.end)})
 	}
 	for _, l := range lookups {
 		if l.Outcome == Served {
-			add(l.Client, read{l.Backend, l.UserDB, l.Begin, l.End})
+			add(read{l.Backend, l.UserDB, l.Begin, l.End})
 		}
 	}
 	for _, s := range h.rows[user] {
 		if s.backend == "" {
 			continue
 		}
-		add(-1, read{s.backend, false, s.first.begin, s.first.end})
+		add(read{s.backend, false, s.first.begin, s.first.end})
 		if s.last != s.first {
-			add(-1, read{s.backend, false, s.last.begin, s.last.end})
+			add(read{s.backend, false, s.last.begin, s.last.end})
 		}
-	}
-	if len(reads) == 0 {
-		return
 	}
 	model := porcupine.Model{
 		Init: func() any { return reign{} },
@@ -173,28 +171,34 @@ func (h *History) owner(r *Report, user string, lookups []Lookup) {
 		}
 	}
 	var now reign
-	var answered time.Duration // when somebody was told of the owner last
 	for _, op := range longest {
-		v := op.Input.(read)
-		_, next := h.step(user, now, v)
-		if now.backend != "" && next.backend != now.backend {
+		_, now = h.step(user, now, op.Input.(read))
+	}
+	switch result {
+	case porcupine.Illegal:
+		blamed := blame(reads, longest)
+		return []Violation{h.violation(RuleMoved, user, blamed.begin,
+			"is on "+blamed.backend+" after "+now.backend+", which was not lost for its grace in any replica's feed, and was not ordered there", now.backend)}
+	case porcupine.Unknown:
+		return []Violation{h.violation(RuleMoved, user, reads[0].Input.(read).begin, "was asked for so often at once that no order of the answers was found in time", "")}
+	}
+	return nil
+}
+
+// count counts how often the user was answered with another backend than before.
+func (h *History) count(r *Report, user string, lookups []Lookup) {
+	var before Lookup
+	for _, l := range slices.SortedStableFunc(slices.Values(lookups), func(a, b Lookup) int { return cmp.Compare(a.Begin, b.Begin) }) {
+		if l.Outcome != Served || l.UserDB {
+			continue
+		}
+		if before.User != "" && l.Backend != before.Backend {
 			r.Moves++
-			if due := h.final(now.backend, now.seen, v.end); due < answered {
+			if l.Begin > before.End && len(h.orders[user]) == 0 && h.final(before.Backend, before.Begin, l.End) < before.Begin {
 				r.Overtaken++
 			}
 		}
-		if now = next; !v.userDB && op.ClientId >= 0 && v.backend == now.backend {
-			answered = max(answered, v.begin)
-		}
-	}
-	switch result {
-	case porcupine.Ok:
-	case porcupine.Unknown:
-		r.Violations = append(r.Violations, h.violation(RuleMoved, user, reads[0].Input.(read).begin, "was asked for so often at once that no order of the answers was found in time", ""))
-	case porcupine.Illegal:
-		blamed := blame(reads, longest)
-		r.Violations = append(r.Violations, h.violation(RuleMoved, user, blamed.begin,
-			"is on "+blamed.backend+" after "+now.backend+", which was not lost for its grace in any replica's feed, and was not ordered there", now.backend))
+		before = l
 	}
 }
 

@@ -343,7 +343,7 @@ moved, at 6.000s: ada is on b after a, which was not lost for its grace in any r
 	}
 }
 
-// Who is moved although an answer with the old backend came after the grace is counted, not blamed.
+// Moves are counted, and those of users who were answered with the old backend after its grace.
 func TestMovesAreCounted(t *testing.T) {
 	w := write()
 	w.ready("a", "b", "c")
@@ -352,12 +352,12 @@ func TestMovesAreCounted(t *testing.T) {
 	w.passdb(14, 15, "r", "b")
 	w.fed(15, "r", "b", history.NotReady)
 	w.passdb(26, 27, "s", "b") // it never heard of the loss
-	w.passdb(27, 28, "r", "c")
+	w.passdb(27.5, 28, "r", "c")
 	r := w.Check()
 	if len(r.Violations) > 0 || r.Moves != 2 || r.Overtaken != 1 {
 		t.Errorf("got %+v, want 2 moves, one of them overtaken", r)
 	}
-	if c, want := w.Count(at(2), at(27)), (history.Counts{Lookups: 2, Answered: 2}); c != want {
+	if c, want := w.Count(at(2), at(27.2)), (history.Counts{Lookups: 2, Answered: 2}); c != want {
 		t.Errorf("got %+v, want %+v", c, want)
 	}
 }
