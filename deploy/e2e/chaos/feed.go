@@ -70,15 +70,13 @@ func (f *feed) watch(events *os.File) error {
 			mask, length := binary.NativeEndian.Uint32(rest[4:]), binary.NativeEndian.Uint32(rest[12:])
 			name := strings.TrimRight(string(rest[unix.SizeofInotifyEvent:unix.SizeofInotifyEvent+length]), "\x00")
 			rest = rest[unix.SizeofInotifyEvent+length:]
-			if name != filepath.Base(f.path) {
-				continue
-			}
-			if mask&unix.IN_Q_OVERFLOW != 0 {
+			switch {
+			case mask&unix.IN_Q_OVERFLOW != 0:
 				return errors.New("events were lost")
-			}
-			if mask&unix.IN_MOVED_TO != 0 {
+			case name != filepath.Base(f.path):
+			case mask&unix.IN_MOVED_TO != 0:
 				there++
-			} else {
+			default:
 				f.history.Seen(f.history.Now(), f.replica, there)
 			}
 		}
