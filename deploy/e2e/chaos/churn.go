@@ -9,16 +9,18 @@ import (
 	"github.com/k-web-s/go-dovecot-director/deploy/e2e/history"
 )
 
-// The graces of the directors. They are longer than feeds lag, which is what makes them safe: see maxLag.
+// The graces of the directors. They are longer than views may differ, which is maxLag and the second until a file is read, with room for
+// a busy machine: a replica that is cut off from the database serves from memory, unless it has seen that the user's backend was away. So
+// it must not miss a loss that another replica sees for the whole grace.
 const (
-	failoverGrace = 3 * time.Second
+	failoverGrace = 4 * time.Second
 	restartGrace  = 5 * time.Second
 	panicGrace    = 8 * time.Second
 )
 
 const (
 	// maxLag is how far one replica's feed is behind at most. It takes another second until the file is read.
-	maxLag = 2 * time.Second
+	maxLag = 1500 * time.Millisecond
 	// firstBackends are there from the begin, mostBackends is where it stops scaling up.
 	firstBackends, mostBackends = 5, 8
 	// rest is how long a backend that came back stays: longer than any replica needs to see it.
