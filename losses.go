@@ -117,10 +117,24 @@ func (v *View) enlist(now time.Time, prev *View, backends []Backend) {
 		// Another instance of the same name was away in between, even if no snapshot shows the gap.
 		if old, since, ok := prev.Backend(b.Name); ok && old.Instance == b.Instance {
 			v.since[i] = since
+			if at, ok := prev.settled[b.Name]; ok {
+				v.settle(b.Name, at)
+			}
 		} else {
 			v.since[i] = now
+			if l, lost := prev.losses[b.Name]; lost && !now.Add(freshness).Before(l.Until) {
+				v.settle(b.Name, now.Add(freshness+startLimit))
+			}
 		}
 	}
+}
+
+// settle notes from when on a backend's users are not moved any more because of its last loss.
+func (v *View) settle(name string, at time.Time) {
+	if v.settled == nil {
+		v.settled = make(map[string]time.Time)
+	}
+	v.settled[name] = at
 }
 
 // pause lets the waits that were open when the source lost contact end as much later as it was without.

@@ -167,11 +167,12 @@ func (f Facts) outageProposal() (backend string, ok bool) {
 	return name, ok
 }
 
-// storeDown serves what is remembered if nothing can have changed: the backend is alive and was not away since.
+// storeDown serves what is remembered if nothing can have changed: the backend is alive and was not away since, and if its users had
+// stopped waiting for it, all replicas have heard since that it is back.
 func (p Policy) storeDown(f Facts) Decision {
 	if r := f.Remembered; r != nil && f.Now.Sub(r.At) <= rememberFor {
-		if b, since, ok := f.View.Backend(r.Backend); ok && !since.After(r.At) {
-			return Decision{Verb: Serve, Reason: LastKnown, Backend: b.Name}
+		if f.View.keeps(r.Backend, r.At) {
+			return Decision{Verb: Serve, Reason: LastKnown, Backend: r.Backend}
 		}
 	}
 	// Who is remembered is not new, even if he cannot be served.

@@ -1,6 +1,7 @@
 package director_test
 
 import (
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -177,4 +178,42 @@ func TestGraceRules(t *testing.T) {
 			before = view
 		}
 	})
+}
+
+// A replica that hears of a return early serves users whom another one, which has not heard of it yet, moves a moment later. It must not
+// remember them where they were. The history checker found this.
+func TestReturnAfterTheGraceIsNotRemembered(t *testing.T) {
+	t.Parallel()
+	graces := director.Graces{Restart: 2 * time.Minute, Failover: 30 * time.Second, Panic: 5 * time.Minute}
+	begin := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	both := []director.Backend{
+		{Name: "a", Addr: netip.MustParseAddr("192.0.2.1"), Weight: 1},
+		{Name: "b", Addr: netip.MustParseAddr("192.0.2.2"), Weight: 1},
+		{Name: "c", Addr: netip.MustParseAddr("192.0.2.3"), Weight: 1},
+	}
+	for _, c := range []struct {
+		name          string
+		away, learned time.Duration
+		want          director.Verb
+	}{
+		{"back in time", time.Minute, time.Second, director.Serve},
+		{"back too late, a moment ago", 3 * time.Minute, time.Second, director.Unavailable},
+		{"back too late, some time ago", 3 * time.Minute, 10 * time.Second, director.Serve},
+		{"back when other views may say that it is too late", 2*time.Minute - time.Second, time.Second, director.Unavailable},
+	} {
+		tracker := director.NewTracker(graces)
+		back := begin.Add(time.Minute + c.away)
+		tracker.Observe(begin, director.Snapshot{CurrentAt: begin, Backends: both})
+		lost := begin.Add(time.Minute)
+		tracker.Observe(lost, director.Snapshot{CurrentAt: lost, Backends: both[1:]})
+		tracker.Observe(back, director.Snapshot{CurrentAt: back, Backends: both})
+		now := back.Add(time.Minute)
+		view := tracker.Observe(now, director.Snapshot{CurrentAt: now, Backends: both})
+		got := director.Policy{}.Decide(director.Facts{
+			Now: now, View: view, Row: director.RowUnavailable, Remembered: &director.Remembered{Backend: "a", At: back.Add(c.learned)},
+		})
+		if got.Verb != c.want {
+			t.Errorf("%s: %s (%s), want %s", c.name, got.Verb, got.Reason, c.want)
+		}
+	}
 }

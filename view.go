@@ -19,14 +19,17 @@ type View struct {
 	// users of backends that it has never seen alive wait from here.
 	StartedAt time.Time
 
-	alive  []Backend // sorted by name
-	since  []time.Time
-	byName map[string]int
-	byAddr map[netip.Addr]int
-	losses map[string]Loss
-	sets   []StatefulSet // sorted by name
-	blind  time.Duration // as in the snapshot
-	graces Graces
+	alive []Backend // sorted by name
+	since []time.Time
+	// settled is, of backends that came back after their users had stopped waiting, from when on nobody moves them any more: other
+	// replicas may hear of the return later.
+	settled map[string]time.Time
+	byName  map[string]int
+	byAddr  map[netip.Addr]int
+	losses  map[string]Loss
+	sets    []StatefulSet // sorted by name
+	blind   time.Duration // as in the snapshot
+	graces  Graces
 	// unseen is until when the users of backends wait that were never seen alive.
 	unseen time.Time
 	// gathering is until when users without a mapping wait for backends that are expected after a start; zero when they
@@ -113,6 +116,12 @@ func (v *View) Backend(name string) (b Backend, since time.Time, ok bool) {
 		return Backend{}, time.Time{}, false
 	}
 	return v.alive[i], v.since[i], true
+}
+
+// keeps reports whether an alive backend has certainly kept a user whom the store named it for at some time.
+func (v *View) keeps(name string, at time.Time) bool {
+	_, since, ok := v.Backend(name)
+	return ok && !since.After(at) && !v.settled[name].After(at)
 }
 
 // ByAddr returns the alive backend that a mapping's text names by its address.
