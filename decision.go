@@ -57,7 +57,7 @@ const (
 	InPanic     Reason = "panic"        // hold: more than half of the backends are lost at once
 	ViewBehind  Reason = "view_behind"  // hold: the row is newer than this replica's view of its backend
 	ViewPartial Reason = "view_partial" // hold: after a start, backends are expected that a user without a mapping may belong to
-	ViewStale   Reason = "view_stale"   // hold: the view is not known to be current, it may not move anybody
+	ViewStale   Reason = "view_stale"   // hold: the view is not known to be current, it may not move anybody; unavailable: nor serve from memory
 	BeingMoved  Reason = "moving"       // hold: the user is being moved
 	Contended   Reason = "contended"    // hold: the row changed under this lookup again and again
 	NoView      Reason = "no_view"      // unavailable: no complete view has been seen yet

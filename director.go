@@ -253,6 +253,8 @@ func (d *Director) Resolve(ctx context.Context, r Request) (Answer, error) {
 				continue
 			}
 			decision.Verb = Serve
+		case decision.Reason == LastKnown && facts.Now.Sub(st.view.CurrentAt) > freshness:
+			d.confirm() // in time, so that nobody has to wait for it
 		case decision.Verb == Hold && st.view != nil && facts.Now.Sub(st.view.CurrentAt) > freshness:
 			// Nobody waits for this proof. It will be there when the wait is over, and it tells the source whether it has
 			// contact: time without does not count as waiting.

@@ -338,6 +338,7 @@ func TestUnknownUsers(t *testing.T) {
 func TestStoreDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, newMemory())
+		b.prove = true
 		b.see(backends(3))
 		b.want("ada", director.Serve, director.Proposed, "dovecot-backend-0")
 		time.Sleep(time.Minute)

@@ -97,6 +97,36 @@ func TestWithoutProofNobodyIsMoved(t *testing.T) {
 	})
 }
 
+// TestCutOffFromAll has a replica that reaches neither the store nor the source: others may move users, and it would not hear of it.
+func TestCutOffFromAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, propose := newBench(t, newMemory()), newBench(t, newMemory(), proposes)
+		for _, b := range []*bench{b, propose} {
+			b.see(backends(3))
+			b.want("ada", director.Serve, director.Proposed, "dovecot-backend-0")
+			b.store.setDown(true)
+		}
+		time.Sleep(graces.Failover - 5*time.Second)
+		b.want("ada", director.Serve, director.LastKnown, "dovecot-backend-0")
+		if b.confirmed != 1 {
+			t.Errorf("a proof was asked for %d times before it was needed", b.confirmed)
+		}
+		time.Sleep(time.Second)
+		start := time.Now()
+		if a := b.want("ada", director.Unavailable, director.ViewStale, "dovecot-backend-0"); !strings.Contains(a.Detail(), "neither the database nor the API server") {
+			t.Error(a.Detail())
+		}
+		if waited := time.Since(start); waited == 0 || waited > time.Second {
+			t.Errorf("waited %s for a proof", waited)
+		}
+		propose.want("ada", director.Serve, director.LastKnown, "dovecot-backend-0")
+		b.prove = true
+		b.want("ada", director.Unavailable, director.ViewStale, "dovecot-backend-0") // it has just waited in vain
+		time.Sleep(time.Second)
+		b.want("ada", director.Serve, director.LastKnown, "dovecot-backend-0")
+	})
+}
+
 // TestWhileUsersWaitTheViewIsProvenNowAndThen holds that a source which lost contact gets to know it before the wait is
 // over, and that nobody waits for that.
 func TestWhileUsersWaitTheViewIsProvenNowAndThen(t *testing.T) {

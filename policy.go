@@ -84,6 +84,7 @@ type Policy struct {
 //
 //	no complete view                                  unavailable  no_view
 //	store down, remembered, alive ever since          serve        last_known
+//	the same, but the view was proven long ago        unavailable  view_stale     unless new users are let in too
 //	store down, user is new, if that is wanted        serve        provisional    the proposal of the outage's ring, if it is alive
 //	store down                                        unavailable  store_down
 //	database refuses the user, strict                 reject       unknown_user
@@ -168,10 +169,14 @@ func (f Facts) outageProposal() (backend string, ok bool) {
 }
 
 // storeDown serves what is remembered if nothing can have changed: the backend is alive and was not away since, and if its users had
-// stopped waiting for it, all replicas have heard since that it is back.
+// stopped waiting for it, all replicas have heard since that it is back. A replica that is cut off from the API server too does not hear of a
+// loss, while others may move the backend's users when their wait is over.
 func (p Policy) storeDown(f Facts) Decision {
 	if r := f.Remembered; r != nil && f.Now.Sub(r.At) <= rememberFor {
 		if f.View.keeps(r.Backend, r.At) {
+			if !p.OutageProposes && f.Now.Sub(f.View.CurrentAt) > f.View.vouchesFor() {
+				return Decision{Verb: Unavailable, Reason: ViewStale, Backend: r.Backend}
+			}
 			return Decision{Verb: Serve, Reason: LastKnown, Backend: r.Backend}
 		}
 	}

@@ -42,6 +42,9 @@ func (a Answer) Detail() string {
 		}
 		return fmt.Sprintf("%s: not all backends are there yet after a start, new users wait up to %s for them", d.Reason, d.Until.Sub(a.At).Round(time.Second))
 	case ViewStale:
+		if d.Verb == Unavailable {
+			return fmt.Sprintf("%s: neither the database nor the API server can be reached, so this user may have been moved off backend %s; try again later", d.Reason, d.Backend)
+		}
 		return fmt.Sprintf("%s: backend %s is lost, but it cannot be proven now that it did not come back; try again", d.Reason, d.Backend)
 	case BeingMoved:
 		return fmt.Sprintf("%s: the user is being moved off backend %s, for %s more at most; try again", d.Reason, d.Backend, d.Until.Sub(a.At).Round(time.Second))

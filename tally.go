@@ -26,7 +26,7 @@ func (untold) RingBuilt(time.Duration) {}
 var Outcomes = map[Verb][]Reason{
 	Serve:       {Mapped, Renamed, Proposed, Placed, Evened, UnknownUser, LastKnown, Provisional},
 	Hold:        {InGrace, InPanic, ViewBehind, ViewPartial, ViewStale, BeingMoved, Contended},
-	Unavailable: {NoView, NoBackend, StoreDown},
+	Unavailable: {NoView, NoBackend, StoreDown, ViewStale},
 	Reject:      {UnknownUser},
 }
 

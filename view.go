@@ -124,6 +124,10 @@ func (v *View) keeps(name string, at time.Time) bool {
 	return ok && !since.After(at) && !v.settled[name].After(at)
 }
 
+// vouchesFor is how long after its last proof the view says who is alive: no other replica can have moved anybody off a backend that was alive
+// then, since users wait for FAILOVER_GRACE at least.
+func (v *View) vouchesFor() time.Duration { return max(freshness, v.graces.Failover-freshness) }
+
 // ByAddr returns the alive backend that a mapping's text names by its address.
 func (v *View) ByAddr(text string) (Backend, bool) {
 	addr, err := netip.ParseAddr(text)
