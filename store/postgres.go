@@ -2,9 +2,12 @@ package store
 
 import (
 	"context"
+	"crypto/x509"
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"math"
 	"net"
 	"net/url"
@@ -65,6 +68,7 @@ func openPostgres(c Config) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
+	warnOfMode(config, c.Logger)
 	p := &postgres{replica: c.Replica, dsn: dsn(c, config)}
 	if p.db, err = pool(config, silenceLimit, maxConnections); err != nil {
 		return nil, err
@@ -125,10 +129,12 @@ func dsn(c Config, config pq.Config) string {
 		if err != nil {
 			return c.URL // it was read before
 		}
-		if q := u.Query(); !q.Has("connect_timeout") {
+		q := u.Query()
+		if !q.Has("connect_timeout") {
 			q.Set("connect_timeout", strconv.Itoa(int(connectLimit/time.Second)))
-			u.RawQuery = q.Encode()
 		}
+		q.Set("application_name", config.ApplicationName)
+		u.RawQuery = q.Encode()
 		return u.String()
 	}
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
@@ -483,7 +489,7 @@ func (p *postgres) explain(err error) (kind, error) {
 		if errors.Is(err, context.DeadlineExceeded) || isTimeout(err) {
 			return slow, errTooLong
 		}
-		return broken, err
+		return broken, explainTLS(err)
 	}
 	switch e.Code {
 	case pqerror.TRDeadlockDetected, pqerror.TRSerializationFailure:
@@ -512,6 +518,45 @@ func (p *postgres) explain(err error) (kind, error) {
 		return broken, err
 	}
 	return faulty, err
+}
+
+// explainTLS adds what to do to an error of the connection's encryption, and returns others as they are.
+func explainTLS(err error) error {
+	advice := ""
+	_, otherHost := errors.AsType[x509.HostnameError](err)
+	_, otherAuthority := errors.AsType[x509.UnknownAuthorityError](err)
+	invalid, isInvalid := errors.AsType[x509.CertificateInvalidError](err)
+	alert, isOp := errors.AsType[*net.OpError](err)
+	_, noFile := errors.AsType[*fs.PathError](err)
+	switch {
+	case errors.Is(err, pq.ErrSSLNotSupported):
+		advice = "switch TLS on at the server, or choose a DATABASE_SSLMODE that does without"
+	case otherHost:
+		advice = "let DATABASE_HOST or DATABASE_URL name the server as its certificate does, or give it a certificate for that name; DATABASE_SSLMODE=verify-ca minds no name"
+	case otherAuthority:
+		advice = "let PGSSLROOTCERT, or sslrootcert in DATABASE_URL, name a file with the authority that signed the server's certificate"
+	case isInvalid && invalid.Reason == x509.Expired:
+		advice = "renew the server's certificate, and look at the clocks"
+	case isOp && alert.Op == "remote error": // as crypto/tls calls an alert
+		advice = "the server refuses the client's certificate; look at PGSSLCERT and PGSSLKEY, or sslcert and sslkey in DATABASE_URL, and at the server's ssl_ca_file"
+	case errors.Is(err, pq.ErrSSLKeyHasWorldPermissions):
+		advice = "in a pod, mount the Secret with defaultMode 0440 and set fsGroup"
+	case noFile:
+		advice = "look at PGSSLROOTCERT, PGSSLCERT and PGSSLKEY, or sslrootcert, sslcert and sslkey in DATABASE_URL"
+	default:
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, advice)
+}
+
+// warnOfMode tells who named an authority that the server's certificate is not held against: whoever is on the way can pass for the server.
+func warnOfMode(config pq.Config, log *slog.Logger) {
+	switch config.SSLMode {
+	case pq.SSLModeDisable, pq.SSLModeAllow, pq.SSLModePrefer:
+		if config.SSLRootCert != "" {
+			log.Warn("the database's certificate is not verified, though there is an authority to do it by; set DATABASE_SSLMODE to verify-full", "sslmode", config.SSLMode, "authority", config.SSLRootCert)
+		}
+	}
 }
 
 func isTimeout(err error) bool {

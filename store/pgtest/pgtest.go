@@ -209,6 +209,23 @@ func (s *Server) Database(tb testing.TB) string {
 	return s.URL(name)
 }
 
+// WriteFile writes a file of the server's data folder, for the server's user alone, as the key of its certificate has to be.
+func (s *Server) WriteFile(tb testing.TB, name string, content []byte) {
+	tb.Helper()
+	path := filepath.Join(s.data(), name)
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	if s.credential != nil {
+		if err := os.Chown(path, int(s.credential.Uid), int(s.credential.Gid)); err != nil {
+			tb.Fatal(err)
+		}
+	}
+}
+
+// Reload makes the server read its files again, which it does a moment later.
+func (s *Server) Reload() { s.signal(syscall.SIGHUP, false) }
+
 // Exec executes a statement in the database of a URL.
 func Exec(tb testing.TB, url, statement string, args ...any) {
 	tb.Helper()
