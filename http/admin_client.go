@@ -66,7 +66,11 @@ func (e *APIError) Unwrap() error {
 func NewClient(c ClientConfig) (*Client, error) {
 	u, err := url.Parse(c.URL)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return nil, fmt.Errorf("%q is not a URL of an admin API; write http://HOST:PORT or https://HOST:PORT", c.URL)
+		shown := "it" // whoever writes a password into it does not want to read it in a log
+		if !strings.ContainsAny(c.URL, "@?#") {
+			shown = strconv.Quote(c.URL)
+		}
+		return nil, fmt.Errorf("%s is not a URL of an admin API; write http://HOST:PORT or https://HOST:PORT", shown)
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DisableKeepAlives = true

@@ -111,7 +111,8 @@ func (c *Client) exchange(ctx context.Context, s server, method string, body []b
 	case http.StatusUnauthorized:
 		return nil, errKey
 	default:
-		return nil, fmt.Errorf("it answers HTTP %s; is doveadm's HTTP API (inet_listener http in service doveadm) on this port?", response.Status)
+		// Not the text of the status line: a server could put into it what it was sent.
+		return nil, fmt.Errorf("it answers HTTP %d %s; is doveadm's HTTP API (inet_listener http in service doveadm) on this port?", response.StatusCode, http.StatusText(response.StatusCode))
 	}
 	answer, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
 	if err != nil {
@@ -119,6 +120,9 @@ func (c *Client) exchange(ctx context.Context, s server, method string, body []b
 	}
 	if len(answer) > maxAnswer {
 		return nil, fmt.Errorf("the answer is longer than %d MiB", maxAnswer>>20)
+	}
+	if bytes.Contains(answer, []byte(c.authorization)) {
+		return nil, errEcho // others would quote it
 	}
 	return answer, nil
 }

@@ -26,6 +26,7 @@ const (
 
 var (
 	errKey     = errors.New("it refuses the key (HTTP 401): compare it with doveadm_api_key in the server's configuration, see 'doveconf doveadm_api_key' there")
+	errEcho    = errors.New("it sends back what it was sent, the key too, so it is no doveadm; is doveadm's HTTP API (inet_listener http in service doveadm) on this port?")
 	errCrowded = errors.New("other calls took so long that it was not asked: servers that do not answer hold them up")
 )
 

@@ -2,10 +2,12 @@ package doveadm_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"slices"
 	"strings"
@@ -379,4 +381,29 @@ func wantError(t *testing.T, err, kind error, texts ...string) {
 // at is a list of proxies.
 func at(addrs ...netip.AddrPort) func() []netip.AddrPort {
 	return func() []netip.AddrPort { return addrs }
+}
+
+// TestTheKeyIsNotQuoted has other servers on doveadm's port, which tell what they were sent.
+func TestTheKeyIsNotQuoted(t *testing.T) {
+	const secret = "a-key-that-nobody-sees"
+	for name, answer := range map[string]string{
+		"in the status": "HTTP/1.1 500 %s\r\n\r\n", "in the body": "HTTP/1.1 200 OK\r\n\r\n%s", "in a tag": "HTTP/1.1 200 OK\r\n\r\n" + `[["doveadmResponse",[],"%s"]]`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				conn, _, err := http.NewResponseController(w).Hijack()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer conn.Close()
+				fmt.Fprintf(conn, answer, r.Header.Get("Authorization"))
+			}))
+			t.Cleanup(server.Close)
+			_, err := newClient(t, doveadm.Config{Key: secret}).Who(t.Context(), backendAt(netip.MustParseAddrPort(server.Listener.Addr().String())))
+			if err == nil || strings.Contains(err.Error(), base64.StdEncoding.EncodeToString([]byte(secret))) || !strings.Contains(err.Error(), "on this port?") {
+				t.Errorf("the error is %v", err)
+			}
+		})
+	}
 }
