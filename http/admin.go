@@ -126,6 +126,7 @@ func (a *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if refused := a.guard.check(r); refused != nil {
 		if refused.status == http.StatusUnauthorized {
 			askForToken(w)

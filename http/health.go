@@ -64,7 +64,10 @@ func NewHealth(parts ...Part) *Health {
 func (h *Health) Drain() { h.draining.Store(true) }
 
 // ServeHTTP answers one request.
-func (h *Health) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.mux.ServeHTTP(w, r) }
+func (h *Health) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("X-Content-Type-Options", "nosniff") // people look with browsers
+	h.mux.ServeHTTP(w, r)
+}
 
 // readiness is the JSON form of /readyz?verbose.
 type readiness struct {

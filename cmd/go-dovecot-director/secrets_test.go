@@ -189,6 +189,7 @@ func TestSecretsAreToldNobody(t *testing.T) {
 	inURL := func(password, host, rest string) string {
 		return "DATABASE_URL=postgres://" + role + ":" + url.QueryEscape(password) + "@" + host + u.Path + "?sslmode=prefer" + rest
 	}
+	runs := 0
 	for name, tc := range map[string]struct {
 		env  []string
 		well bool // the database lets it in
@@ -211,7 +212,8 @@ func TestSecretsAreToldNobody(t *testing.T) {
 				status, answer := p.ask("GET", p.ops+"/readyz?verbose", "")
 				return tc.well && status == http.StatusOK || !tc.well && strings.Contains(answer, tc.want)
 			})
-			p.provoke(hidden)
+			p.provoke(hidden, runs)
+			runs++
 			if tc.well {
 				until(t, "the backends were polled", func() bool { return strings.Contains(p.output.String(), "asked doveadm") })
 			}
@@ -231,8 +233,8 @@ func TestSecretsAreToldNobody(t *testing.T) {
 	t.Run("the verbs", func(t *testing.T) { verbsTellNothing(t, hidden, u) })
 }
 
-// provoke asks for all that there is, with tokens that are right, wrong and in the wrong place.
-func (p *process) provoke(hidden secrets) {
+// provoke asks for all that there is, with tokens that are right, wrong and in the wrong place; the admin API with the first of some.
+func (p *process) provoke(hidden secrets, first int) {
 	p.t.Helper()
 	offered, sent := hidden["an offered token"], hidden["an offered password"]
 	form := []string{"Content-Type", "application/x-www-form-urlencoded"}
@@ -244,9 +246,12 @@ func (p *process) provoke(hidden secrets) {
 		_, answer := p.ask("POST", p.ops+"/user", url.Values{"token": {token}, "user": {"ada"}}.Encode(), form...)
 		hidden.tells(p.t, "/user", answer)
 	}
-	for _, authorization := range []string{
-		"", "Bearer " + offered, "Basic " + base64.StdEncoding.EncodeToString([]byte("root:"+sent)), "Digest " + offered, offered, "Bearer " + hidden["the token"], "Bearer " + hidden["the token to read"],
-	} {
+	authorizations := []string{
+		"Bearer " + offered, "Basic " + base64.StdEncoding.EncodeToString([]byte("root:"+sent)), "Digest " + offered, offered, "Bearer " + hidden["the token to read"], "Bearer " + hidden["the token"], "",
+	}
+	// Of those that are refused, one a minute is logged: the first.
+	for i := range authorizations {
+		authorization := authorizations[(i+first)%len(authorizations)]
 		for _, order := range [][3]string{
 			{"GET", "/status?sessions=true"},
 			{"GET", "/users/ada"},
