@@ -26,7 +26,7 @@ import (
 // The manifests can be applied to a namespace that enforces the "restricted" profile, and their parts find each other.
 func TestManifests(t *testing.T) {
 	t.Parallel()
-	for _, folder := range []string{"overlays/example", "overlays/minimal-rbac", "overlays/sessions", "overlays/evacuate-on-stop", "overlays/prometheus-operator", "overlays/lookup-tls"} {
+	for _, folder := range manifest.Overlays(t) {
 		t.Run(folder, func(t *testing.T) {
 			t.Parallel()
 			objects := manifest.Render(t, folder)

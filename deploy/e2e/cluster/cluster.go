@@ -119,6 +119,14 @@ func (c *Cluster) Kubectl() string {
 	return c.program + " kubectl --kubeconfig=" + c.path("kubeconfig")
 }
 
+// Config is how to reach it as Admin.
+func (c *Cluster) Config() *rest.Config {
+	return &rest.Config{
+		Host: fmt.Sprintf("https://%s:%d", host, port), BearerToken: adminToken, QPS: 200, Burst: 400,
+		TLSClientConfig: rest.TLSClientConfig{CAFile: c.CAFile()}, WarningHandler: rest.NoWarnings{},
+	}
+}
+
 // Env is what a pod's processes find in their environment.
 func (c *Cluster) Env() []string {
 	return []string{"KUBERNETES_SERVICE_HOST=" + host, fmt.Sprintf("KUBERNETES_SERVICE_PORT=%d", port)}
@@ -189,11 +197,7 @@ func (c *Cluster) Ready(tb testing.TB) {
 	for ctx.Err() == nil {
 		if c.Admin == nil {
 			// The API server makes its certificate when it starts.
-			config := &rest.Config{
-				Host: fmt.Sprintf("https://%s:%d", host, port), BearerToken: adminToken, QPS: 200, Burst: 400,
-				TLSClientConfig: rest.TLSClientConfig{CAFile: c.CAFile()}, WarningHandler: rest.NoWarnings{},
-			}
-			if client, e := kubernetes.NewForConfig(config); e == nil {
+			if client, e := kubernetes.NewForConfig(c.Config()); e == nil {
 				c.Admin = client
 			}
 		}

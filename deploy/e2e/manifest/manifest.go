@@ -2,6 +2,7 @@
 package manifest
 
 import (
+	"os"
 	"testing"
 
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
@@ -22,6 +23,20 @@ var known = func() *runtime.Scheme {
 	utilruntime.Must(monitoringv1.AddToScheme(s))
 	return s
 }()
+
+// Overlays are the folders of deploy/kustomize that can be applied, for Render.
+func Overlays(tb testing.TB) []string {
+	tb.Helper()
+	found, err := os.ReadDir(dovecot.Dir("..", "kustomize", "overlays"))
+	if err != nil || len(found) == 0 {
+		tb.Fatalf("there are no overlays: %v", err)
+	}
+	var folders []string
+	for _, folder := range found {
+		folders = append(folders, "overlays/"+folder.Name())
+	}
+	return folders
+}
 
 // Render builds a folder of deploy/kustomize and decodes every object strictly: a misspelled field fails the test.
 func Render(tb testing.TB, folder string) []runtime.Object {
