@@ -40,15 +40,17 @@ type browser struct {
 	complaints []string // of the page, since it was opened
 }
 
-func startBrowser(t *testing.T) *browser {
+// startBrowser starts one. It finds these hosts, each as MAP NAME ADDRESS, besides addresses of this machine.
+func startBrowser(t *testing.T, hosts ...string) *browser {
 	t.Helper()
 	const path = "/usr/bin/chromium"
 	if _, err := os.Stat(path); err != nil {
 		t.Fatal("Chromium is missing; as root: apt-get install chromium")
 	}
+	rules := strings.Join(append(hosts, "MAP * ~NOTFOUND", "EXCLUDE 127.*"), ", ")
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.WSURLReadTimeout(patience),
 		chromedp.NoSandbox, // it refuses to run as root in one
-		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE 127.*"), chromedp.Flag("disable-component-update", true))
+		chromedp.Flag("host-resolver-rules", rules), chromedp.Flag("disable-component-update", true))
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(stop)
 	b := &browser{}
