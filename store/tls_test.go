@@ -214,14 +214,14 @@ func TestTLSToPostgres(t *testing.T) {
 }
 
 // TestEveryConnectionIsEncrypted looks at the sessions of a replica with the server's eyes: all pools, and who listens. A certificate that
-// is replaced meanwhile is not noticed.
+// is replaced meanwhile, and its authority, are not noticed.
 func TestEveryConnectionIsEncrypted(t *testing.T) {
-	e := newEncrypted(t)
 	for kind, w := range ways {
 		t.Run(kind, func(t *testing.T) {
-			plain := migrated(t, e.Server)
+			e := newEncrypted(t)
+			plain, known := migrated(t, e.Server), e.ca.file
 			f, _ := follow(t, ledgerBench{open: func(t *testing.T, replica string) *store.DB {
-				c := w(t, plain, "localhost", "verify-full", map[string]string{"PGSSLROOTCERT": e.ca.file})
+				c := w(t, plain, "localhost", "verify-full", map[string]string{"PGSSLROOTCERT": known})
 				c.Replica = replica
 				return open(t, c)
 			}}, "r1")
@@ -244,6 +244,11 @@ func TestEveryConnectionIsEncrypted(t *testing.T) {
 				t.Errorf("%d of %d sessions are not encrypted", open, all)
 			}
 
+			e.ca = newAuthority(t, "the next authority")
+			if err := os.Rename(e.ca.file, known); err != nil {
+				t.Fatal(err)
+			}
+			e.ca.file = known
 			e.certify(t, "localhost", time.Hour)
 			pgtest.Exec(t, plain, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'go-dovecot-director'")
 			until(t, "it is up again", func() bool {
@@ -304,6 +309,7 @@ func TestClientCertificates(t *testing.T) {
 		"another's":          {files(e.ca, "somebody", 0o600), "certificate authentication failed"},
 		"none":               {map[string]string{"PGSSLROOTCERT": e.ca.file}, "valid client certificate"},
 		"of a stranger":      {files(newAuthority(t, "stranger"), "director", 0o600), "look at PGSSLCERT and PGSSLKEY"},
+		"as in a pod":        {files(e.ca, "director", 0o440), ofRoot("in a pod, mount the Secret")},
 		"with a key for all": {files(e.ca, "director", 0o644), "in a pod, mount the Secret with defaultMode 0440 and set fsGroup"},
 	} {
 		for kind, w := range ways {
@@ -323,6 +329,14 @@ func TestClientCertificates(t *testing.T) {
 			})
 		}
 	}
+}
+
+// ofRoot is the error for whose files are not root's, as a Secret's are: then the group may not read them.
+func ofRoot(others string) string {
+	if os.Geteuid() == 0 {
+		return ""
+	}
+	return others
 }
 
 // TestAnAuthorityThatIsNotAskedIsToldOf holds that nobody trusts in a file that verifies nothing.

@@ -182,7 +182,7 @@ func TestSecretsAreToldNobody(t *testing.T) {
 	hidden := secrets{
 		"the database's password": right, "a wrong password": "wrong+password/of=database", "doveadm's key": "key+of/doveadm=secret",
 		"the token": "token-of-who-may-order", "the token to read": "token-of-who-may-look",
-		"an offered token": "token-that-a-client-offers", "an offered password": "password-that-a-client-sends",
+		"the proxies' token": "token-of-the-proxies", "an offered token": "token-that-a-client-offers", "an offered password": "password-that-a-client-sends",
 	}
 	wrong := hidden["a wrong password"]
 	parts := []string{"DATABASE_HOST=127.0.0.1", "DATABASE_PORT=" + u.Port(), "DATABASE_NAME=" + database, "DATABASE_USER=" + role}
@@ -207,6 +207,7 @@ func TestSecretsAreToldNobody(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := startProcess(t, append(tc.env,
 				"DOVEADM_KEY_FILE="+file(t, hidden["doveadm's key"]), "ADMIN_TOKEN_FILE="+file(t, hidden["the token"]), "ADMIN_READ_TOKEN_FILE="+file(t, hidden["the token to read"]),
+				"LOOKUP_TOKEN_FILE="+file(t, hidden["the proxies' token"]),
 			), "--endpoints-file", echoes(t), "--session-poll", "1s")
 			until(t, "the outcome is known: "+tc.want, func() bool {
 				status, answer := p.ask("GET", p.ops+"/readyz?verbose", "")
@@ -281,8 +282,10 @@ func (p *process) provoke(hidden secrets, first int) {
 		`{"user":"ada","service":"imap","password":"` + sent + `"}`, `{"user":"ada","password":"` + sent + `"`, `{"user":["` + sent + `"]}`, `{"password":"` + sent + `"}`, sent, `{"user":"ada","user":"` + sent + `"}`, "\xff" + sent,
 	} {
 		for _, path := range []string{"/auth_passdb_lookup", "/auth_userdb_lookup", "/nowhere?token=" + offered} {
-			_, answer := p.ask("POST", p.lookups+path, body, "Authorization", "Bearer "+offered)
-			hidden.tells(p.t, "the lookup API's "+path, answer)
+			for _, token := range []string{offered, hidden["the proxies' token"]} {
+				_, answer := p.ask("POST", p.lookups+path, body, "Authorization", "Bearer "+token)
+				hidden.tells(p.t, "the lookup API's "+path, answer)
+			}
 		}
 	}
 	// What is no HTTP is logged by net/http.

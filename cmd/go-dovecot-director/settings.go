@@ -132,7 +132,7 @@ func (s *databaseSettings) register(fs *pflag.FlagSet) {
 	add(fs, &s.port, "database-port", "port", "5432", "PostgreSQL's port", parsePort)
 	add(fs, &s.name, "database-name", "name", "", "PostgreSQL's database", parseText)
 	add(fs, &s.user, "database-user", "name", "", "PostgreSQL's user", parseText)
-	add(fs, &s.sslMode, "database-sslmode", "choice", "prefer", "TLS to PostgreSQL, as in libpq", parseChoice("disable", "allow", "prefer", "require", "verify-ca", "verify-full"))
+	add(fs, &s.sslMode, "database-sslmode", "choice", "prefer", "TLS to PostgreSQL, as in libpq; the file PGSSLROOTCERT holds the authority of verify-full, if that is no public one", parseChoice("disable", "allow", "prefer", "require", "verify-ca", "verify-full"))
 	add(fs, &s.password, "database-password", "secret", "", "PostgreSQL's password; better in the environment or a file", parseText)
 	add(fs, &s.passwordFile, "database-password-file", "file", "", "file that holds the password", parseText)
 }

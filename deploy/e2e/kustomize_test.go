@@ -181,7 +181,7 @@ func wantFiles(t *testing.T, spec corev1.PodSpec, secrets map[string]*corev1.Sec
 		}
 	}
 	for _, e := range spec.Containers[0].Env {
-		if strings.HasSuffix(e.Name, "_FILE") && !files[e.Value] {
+		if (strings.HasSuffix(e.Name, "_FILE") || strings.HasPrefix(e.Name, "PGSSL")) && !files[e.Value] {
 			t.Errorf("%s is %s, which no Secret has; there are %v", e.Name, e.Value, slices.Sorted(maps.Keys(files)))
 		}
 	}
@@ -279,6 +279,22 @@ func TestManifestsOfTheHook(t *testing.T) {
 		return r.Ports[0].Port.String() == "admin" && labels.SelectorFromSet(r.From[0].PodSelector.MatchLabels).Matches(labels.Set(set.Spec.Template.Labels))
 	}) {
 		t.Error("the backends are not let in")
+	}
+}
+
+// A client's key that is put beside the authority may be read by the director's group, and by no others, or the driver refuses it.
+func TestManifestsOfTLSToTheDatabase(t *testing.T) {
+	t.Parallel()
+	spec := manifest.The[*appsv1.Deployment](t, manifest.Render(t, "overlays/database-tls")).Spec.Template.Spec
+	i := slices.IndexFunc(spec.Volumes, func(v corev1.Volume) bool { return v.Name == "database-tls" })
+	if mode := spec.Volumes[i].Secret.DefaultMode; mode == nil || *mode != 0o440 {
+		t.Errorf("the mode is %v", mode)
+	}
+	if group := spec.SecurityContext.FSGroup; group == nil || *group != *spec.SecurityContext.RunAsGroup {
+		t.Errorf("the files are of group %v", group)
+	}
+	if !slices.ContainsFunc(spec.Containers[0].Env, func(e corev1.EnvVar) bool { return e.Name == "DATABASE_SSLMODE" && e.Value == "verify-full" }) {
+		t.Error("the certificate is not verified")
 	}
 }
 
