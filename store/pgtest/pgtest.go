@@ -30,6 +30,7 @@ const startLimit = time.Minute
 // Server is a PostgreSQL server. Its methods are for one goroutine, but for Database.
 type Server struct {
 	dir, bin   string
+	mounted    bool // the folder is a disk of its own
 	settings   []string
 	port       int
 	credential *syscall.Credential
@@ -46,17 +47,39 @@ func Start(tb testing.TB) *Server {
 	if err != nil {
 		tb.Fatal(err)
 	}
+	s.closeWith(tb)
+	return s
+}
+
+func (s *Server) closeWith(tb testing.TB) {
 	tb.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			tb.Error(err)
 		}
 	})
-	return s
 }
 
 // New starts a server with settings (name=value) that differ from those for tests, which give up durability. Close stops it
 // and removes its files.
 func New(settings ...string) (*Server, error) {
+	s, err := place(0, settings)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.run("initdb", initdb...); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if err := s.start(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// initdb are the arguments that make a server's files.
+var initdb = []string{"-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"}
+
+// place makes the folder and takes the port of a server without files. With a size its folder is a disk of so many megabytes.
+func place(megabytes int, settings []string) (*Server, error) {
 	bin, err := binaries()
 	if err != nil {
 		return nil, err
@@ -74,21 +97,29 @@ func New(settings ...string) (*Server, error) {
 	if s.dir, err = os.MkdirTemp("/tmp", "pgtest-"); err != nil {
 		return nil, err
 	}
+	if megabytes > 0 {
+		if err := syscall.Mount("tmpfs", s.dir, "tmpfs", 0, fmt.Sprintf("size=%dm", megabytes)); err != nil {
+			return nil, errors.Join(fmt.Errorf("a disk that can be full is mounted as root only: %w", err), os.RemoveAll(s.dir))
+		}
+		s.mounted = true
+	}
 	if s.credential != nil {
 		if err := os.Chown(s.dir, int(s.credential.Uid), int(s.credential.Gid)); err != nil {
-			return nil, err
+			return nil, errors.Join(err, s.Close())
 		}
 	}
-	initdb := exec.Command(filepath.Join(bin, "initdb"), "-D", s.data(), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
-	initdb.Dir = s.dir
-	initdb.SysProcAttr = &syscall.SysProcAttr{Credential: s.credential}
-	if out, err := initdb.CombinedOutput(); err != nil {
-		return nil, errors.Join(fmt.Errorf("initdb: %w\n%s", err, out), os.RemoveAll(s.dir))
-	}
-	if err := s.start(); err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
 	return s, nil
+}
+
+// run runs one of PostgreSQL's programs in the server's folder.
+func (s *Server) run(program string, arguments ...string) error {
+	cmd := exec.Command(filepath.Join(s.bin, program), arguments...)
+	cmd.Dir = s.dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.credential}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", program, err, out)
+	}
+	return nil
 }
 
 func (s *Server) data() string { return filepath.Join(s.dir, "data") }
@@ -291,5 +322,9 @@ func (s *Server) Close() error {
 		s.Thaw()
 		s.signal(syscall.SIGQUIT, true)
 	}
-	return os.RemoveAll(s.dir)
+	var err error
+	if s.mounted {
+		err = syscall.Unmount(s.dir, syscall.MNT_DETACH)
+	}
+	return errors.Join(err, os.RemoveAll(s.dir))
 }
