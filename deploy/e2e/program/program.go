@@ -170,6 +170,19 @@ func (d *Director) Kill(tb testing.TB) {
 	_ = cmd.Wait() // it was killed
 }
 
+// Pause stops the process without ending it, as a machine does that is suspended or out of memory. Resume lets it go on.
+func (d *Director) Pause(tb testing.TB) { d.signal(tb, syscall.SIGSTOP) }
+
+// Resume lets a process go on that was paused.
+func (d *Director) Resume(tb testing.TB) { d.signal(tb, syscall.SIGCONT) }
+
+func (d *Director) signal(tb testing.TB, signal syscall.Signal) {
+	tb.Helper()
+	if err := d.running.Process.Signal(signal); err != nil {
+		tb.Error(err)
+	}
+}
+
 // OpsURL is where the operations API and the status page are.
 func (d *Director) OpsURL() string { return "http://" + d.addr.String() + ":8081" }
 
