@@ -27,7 +27,7 @@
 // moment, not from its cache, and shows the same versions of the same objects as the watches do, the StatefulSets'
 // included. Confirm asks for such lists; they cost one request a second and kind at most, of a few objects, and are needed
 // only while users of lost backends log in. One that fails is asked for again, with pauses that grow to 10 s, until one
-// succeeds.
+// succeeds. A watch that does not show the same three times in a row has missed something, and is begun anew.
 //
 // The time in which the server could not be asked is counted, and told with each snapshot: users of lost backends do not
 // wait in it.

@@ -26,6 +26,8 @@ const (
 	// confirmLimit is how long one read for a proof may take, and catchUpLimit how long the watch may lag behind it.
 	confirmLimit = 2 * time.Second
 	catchUpLimit = time.Second
+	// maxLags is how often in a row it may lag behind before it is begun anew.
+	maxLags = 3
 )
 
 // pace is how patient a Watch is. It is a variable of each Watch for tests' sake only.
@@ -65,22 +67,31 @@ type feed struct {
 	listed  bool
 	objects map[string]runtime.Object
 	failing map[string]failure // by request, until it works again
+	lags    int                // in a row
+	anew    func()             // lists and watches anew
 }
 
 func newFeed(r resource, log *slog.Logger, pace *pace, restarted func(string), changed func()) *feed {
-	return &feed{resource: r, log: log, pace: pace, restarted: restarted, changed: changed, failing: make(map[string]failure)}
+	return &feed{resource: r, log: log, pace: pace, restarted: restarted, changed: changed, failing: make(map[string]failure), anew: func() {}}
 }
 
 // run follows until ctx ends. It may be called again then.
 func (f *feed) run(ctx context.Context) {
 	quiet := logr.Discard() // this package says itself what fails
 	source := listThenWatch{&cache.ListWatch{ListWithContextFunc: f.tryList, WatchFuncWithContext: f.tryWatch}}
-	reflector := cache.NewReflectorWithOptions(source, f.example, (*content)(f), cache.ReflectorOptions{
-		Logger:  &quiet,
-		Name:    f.kind,
-		Backoff: &wait.Backoff{Duration: f.pace.retry, Factor: 2, Jitter: 0.5, Steps: 6, Cap: f.pace.retryMax},
-	})
-	reflector.RunWithContext(logr.NewContext(ctx, quiet))
+	for ctx.Err() == nil {
+		reflector := cache.NewReflectorWithOptions(source, f.example, (*content)(f), cache.ReflectorOptions{
+			Logger:  &quiet,
+			Name:    f.kind,
+			Backoff: &wait.Backoff{Duration: f.pace.retry, Factor: 2, Jitter: 0.5, Steps: 6, Cap: f.pace.retryMax},
+		})
+		round, cancel := context.WithCancel(logr.NewContext(ctx, quiet))
+		f.mu.Lock()
+		f.anew = cancel
+		f.mu.Unlock()
+		reflector.RunWithContext(round)
+		cancel()
+	}
 }
 
 // listThenWatch makes client-go list first and watch then, in place of a watch that streams the list: a handful of objects
@@ -209,6 +220,7 @@ func (f *feed) prove(ctx context.Context) bool {
 	for time.Since(asked) < confirmLimit+catchUpLimit {
 		if f.holds(want) {
 			f.note("confirm", nil)
+			f.lagged(false)
 			return true
 		}
 		select {
@@ -218,7 +230,24 @@ func (f *feed) prove(ctx context.Context) bool {
 		}
 	}
 	f.note("confirm", errors.New("the watch lags behind the API server"))
+	f.lagged(len(want) > 0)
 	return false
+}
+
+// lagged counts. When the watch lags behind again and again it has missed something, or began with a list that was not true, and no
+// change may ever bring what it misses: it is begun anew, with a list. A server that suddenly knows of nothing is no reason: watches
+// tell what is deleted, and it is likelier that it is wrong.
+func (f *feed) lagged(lagged bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !lagged {
+		f.lags = 0
+		return
+	}
+	if f.lags++; f.lags == maxLags {
+		f.lags = 0
+		f.anew()
+	}
 }
 
 // version is one state of one object.

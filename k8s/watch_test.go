@@ -460,6 +460,43 @@ func TestAWatchThatLagsBehindProvesNothing(t *testing.T) {
 	})
 }
 
+// TestAWrongListIsNotBelievedForEver holds for a list that was not true, and for a watch that missed a change: no later change brings
+// the truth.
+func TestAWrongListIsNotBelievedForEver(t *testing.T) {
+	eachSource(t, func(t *testing.T, server *apitest.Server, _ string) {
+		set(server, pods{ready: []int{0}})
+		b := newBench(t, server)
+		b.shows(t, zero)
+		b.proven(t)
+		server.Hide(true)
+		server.Expire()
+		server.Cut()
+		b.shows(t, "")
+		server.Hide(false)
+		b.proven(t)
+		b.shows(t, zero)
+	})
+}
+
+// TestAnEmptyListIsNoReasonToBeginAnew holds for a server that tells lies while the watch knows better.
+func TestAnEmptyListIsNoReasonToBeginAnew(t *testing.T) {
+	eachSource(t, func(t *testing.T, server *apitest.Server, source string) {
+		set(server, pods{ready: []int{0}})
+		b := newBench(t, server)
+		b.shows(t, zero)
+		b.proven(t)
+		server.Hide(true)
+		reads := server.Requests("read", source)
+		until(t, "proofs fail more often than a watch may lag behind", func() bool {
+			b.Confirm()
+			return server.Requests("read", source) > reads+4
+		})
+		b.always(t, zero)
+		server.Hide(false)
+		b.proven(t)
+	})
+}
+
 // TestTimeWithoutContactIsCounted holds that no proof comes before the time is counted in which the server was away, and
 // that it is counted once.
 func TestTimeWithoutContactIsCounted(t *testing.T) {

@@ -64,6 +64,7 @@ type Server struct {
 	changed  chan struct{}
 	cut      chan struct{}
 	refuse   int // HTTP status of every answer, 0 for none
+	hiding   bool
 	frozen   chan struct{}
 	held     chan struct{}  // events wait, requests do not
 	cache    map[key]object // nil while it does not lag
@@ -225,6 +226,13 @@ func (s *Server) Refuse(status int) {
 	s.refuse = status
 }
 
+// Hide makes the server answer lists as if there was nothing, or be honest again. Watches are told nothing of it.
+func (s *Server) Hide(hiding bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hiding = hiding
+}
+
 // Freeze holds all requests and all events until Thaw.
 func (s *Server) Freeze() {
 	s.mu.Lock()
@@ -324,7 +332,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		objects = s.cache
 	}
 	for k, o := range objects {
-		if k.resource == q.resource && ok && q.selects(o) {
+		if k.resource == q.resource && ok && !s.hiding && q.selects(o) {
 			items = append(items, o)
 		}
 	}
