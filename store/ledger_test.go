@@ -31,7 +31,7 @@ var ledgers = map[string]func(t *testing.T) ledgerBench{
 	},
 	"PgBouncer": func(t *testing.T) ledgerBench {
 		url := migrated(t, server)
-		through := server.Pooler(t)(url)
+		through := server.Pooler(t).Through(url)
 		return ledgerBench{
 			open: func(t *testing.T, replica string) *store.DB {
 				return open(t, store.Config{URL: through, Replica: replica})

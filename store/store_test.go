@@ -141,7 +141,7 @@ func TestTableAlone(t *testing.T) {
 // TestPooler runs the suite through a PgBouncer that keeps no prepared statements.
 func TestPooler(t *testing.T) {
 	var log bytes.Buffer
-	storetest.Run(t, postgresBench(migrated, server.Pooler(t), slog.New(slog.NewTextHandler(&log, nil))))
+	storetest.Run(t, postgresBench(migrated, server.Pooler(t).Through, slog.New(slog.NewTextHandler(&log, nil))))
 	if !strings.Contains(log.String(), "a pooler does not keep prepared statements") {
 		t.Error("no statement was missed by the pooler")
 	}

@@ -1,7 +1,6 @@
 package pgtest
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -16,9 +15,16 @@ import (
 // pgbouncer is where Debian has it.
 const pgbouncer = "/usr/sbin/pgbouncer"
 
-// Pooler starts a PgBouncer in front of the server that gives each transaction any of a few connections, and returns a
-// function that makes the URL of a database through it.
-func (s *Server) Pooler(tb testing.TB) (through func(url string) string) {
+// Pooler is a PgBouncer in front of a server that gives each transaction any of a few connections.
+type Pooler struct {
+	server  *Server
+	port    int
+	config  string
+	running *exec.Cmd
+}
+
+// Pooler starts one, which ends with the test.
+func (s *Server) Pooler(tb testing.TB) *Pooler {
 	tb.Helper()
 	if _, err := os.Stat(pgbouncer); err != nil {
 		tb.Fatal("PgBouncer is not installed: apt-get install pgbouncer")
@@ -27,7 +33,7 @@ func (s *Server) Pooler(tb testing.TB) (through func(url string) string) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	config := filepath.Join(s.dir, fmt.Sprintf("pgbouncer-%d.ini", port))
+	p := &Pooler{server: s, port: port, config: filepath.Join(s.dir, fmt.Sprintf("pgbouncer-%d.ini", port))}
 	text := fmt.Sprintf(`[databases]
 * = host=127.0.0.1 port=%d user=postgres
 [pgbouncer]
@@ -40,12 +46,37 @@ default_pool_size = 3
 max_client_conn = 500
 ignore_startup_parameters = extra_float_digits
 `, s.port, port)
-	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
+	if err := os.WriteFile(p.config, []byte(text), 0o644); err != nil {
 		tb.Fatal(err)
 	}
-	cmd := exec.Command(pgbouncer, config)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.credential}
-	log, err := os.Create(config + ".log")
+	tb.Cleanup(p.Kill)
+	p.Start(tb)
+	return p
+}
+
+// Addr is its host and port.
+func (p *Pooler) Addr() string { return fmt.Sprintf("127.0.0.1:%d", p.port) }
+
+// Through makes the URL of one of the server's databases lead through it.
+func (p *Pooler) Through(url string) string {
+	return strings.Replace(url, p.server.Addr(), p.Addr(), 1)
+}
+
+// Kill ends it at once (kill -9).
+func (p *Pooler) Kill() {
+	if p.running != nil {
+		_ = p.running.Process.Kill()
+		_ = p.running.Wait() // it was killed
+		p.running = nil
+	}
+}
+
+// Start starts it when it does not run, and waits until it answers.
+func (p *Pooler) Start(tb testing.TB) {
+	tb.Helper()
+	cmd := exec.Command(pgbouncer, p.config)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.server.credential}
+	log, err := os.OpenFile(p.config+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -54,23 +85,16 @@ ignore_startup_parameters = extra_float_digits
 	if err := cmd.Start(); err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() {
-		err := cmd.Process.Kill()
-		if waitErr := cmd.Wait(); err != nil {
-			tb.Error(errors.Join(err, waitErr))
-		}
-	})
-	address := fmt.Sprintf("127.0.0.1:%d", port)
+	p.running = cmd
 	for deadline := time.Now().Add(startLimit); ; time.Sleep(20 * time.Millisecond) {
-		conn, err := net.Dial("tcp", address)
+		conn, err := net.Dial("tcp", p.Addr())
 		if err == nil {
 			_ = conn.Close()
-			break
+			return
 		}
 		if time.Now().After(deadline) {
-			out, _ := os.ReadFile(config + ".log")
+			out, _ := os.ReadFile(p.config + ".log")
 			tb.Fatalf("PgBouncer does not answer: %v\n%s", err, out)
 		}
 	}
-	return func(url string) string { return strings.Replace(url, s.Addr(), address, 1) }
 }
