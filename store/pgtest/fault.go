@@ -30,7 +30,8 @@ func StartOnDisk(tb testing.TB, megabytes int, settings ...string) *Server {
 	return s
 }
 
-// FillDisk leaves no room on the server's own disk until free is called.
+// FillDisk leaves no room on the server's own disk until free is called, and lets the server notice: it ends all sessions, cannot
+// recover, and ends. Revive starts it again.
 func (s *Server) FillDisk(tb testing.TB) (free func()) {
 	tb.Helper()
 	if !s.mounted {
@@ -48,6 +49,15 @@ func (s *Server) FillDisk(tb testing.TB) (free func()) {
 	}
 	if !errors.Is(err, syscall.ENOSPC) {
 		tb.Fatal(err)
+	}
+	// The log is what a database cannot do without. What is in it already is written over before more is needed.
+	for written := 0; ; written++ {
+		if err := s.exec("postgres", "SELECT pg_logical_emit_message(true, 'ballast', repeat('x', 500000))"); err != nil {
+			break
+		}
+		if written > 1000 {
+			tb.Fatal("the server's disk is full, and it goes on writing")
+		}
 	}
 	return func() {
 		if err := os.Remove(path); err != nil {
@@ -194,12 +204,22 @@ func (s *Server) await(tb testing.TB, what, query string) {
 	}
 }
 
-// Revive restarts the server if it has ended by itself, as what supervises it does.
+// Revive waits until a server that had trouble answers, and restarts it if it ends by itself, as what supervises it does.
 func (s *Server) Revive(tb testing.TB) {
 	tb.Helper()
-	select {
-	case <-s.exited:
-		s.Restart(tb)
-	default:
+	for deadline := time.Now().Add(startLimit); ; {
+		err := s.exec("postgres", "SELECT 1")
+		if err == nil {
+			return
+		}
+		select {
+		case <-s.exited:
+			s.Restart(tb)
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			tb.Fatalf("PostgreSQL neither ends nor answers: %v", err)
+		}
 	}
 }
