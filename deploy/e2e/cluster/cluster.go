@@ -96,17 +96,22 @@ func (c *Cluster) files() error {
 		"account.key": pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}),
 		"account.pub": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}),
 		"tokens.csv":  []byte(adminToken + `,admin,admin,"system:masters"` + "\n"),
-		"kubeconfig": fmt.Appendf(nil, `apiVersion: v1
-kind: Config
-clusters: [{name: test, cluster: {server: "https://%s:%d", certificate-authority: %q}}]
-users: [{name: admin, user: {token: %q}}]
-contexts: [{name: test, context: {cluster: test, user: admin}}]
-current-context: test
-`, host, port, c.CAFile(), adminToken),
+		"kubeconfig":  kubeconfig(fmt.Sprintf("%s:%d", host, port), c.CAFile()),
 	} {
 		errs = append(errs, os.WriteFile(c.path(name), content, 0o600))
 	}
 	return errors.Join(errs...)
+}
+
+// kubeconfig is how Admin gets to an API server.
+func kubeconfig(addr, caFile string) []byte {
+	return fmt.Appendf(nil, `apiVersion: v1
+kind: Config
+clusters: [{name: test, cluster: {server: "https://%s", certificate-authority: %q}}]
+users: [{name: admin, user: {token: %q}}]
+contexts: [{name: test, context: {cluster: test, user: admin}}]
+current-context: test
+`, addr, caFile, adminToken)
 }
 
 func (c *Cluster) path(name string) string { return filepath.Join(c.dir, name) }
@@ -187,6 +192,12 @@ func (c *Cluster) Kill(part Part) {
 		_ = cmd.Wait()
 	}
 }
+
+// Freeze stops a part without ending it, Thaw lets it go on.
+func (c *Cluster) Freeze(part Part) { _ = c.running[part].Process.Signal(syscall.SIGSTOP) }
+
+// Thaw lets a part go on that was frozen.
+func (c *Cluster) Thaw(part Part) { _ = c.running[part].Process.Signal(syscall.SIGCONT) }
 
 // Ready waits until the API server answers.
 func (c *Cluster) Ready(tb testing.TB) {

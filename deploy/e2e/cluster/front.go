@@ -22,10 +22,11 @@ import (
 // Front stands before the API server as a load balancer does, with a certificate of its own, and can tell lies. Its clients'
 // requests, watches too, end whenever it begins to behave otherwise, as if it had been replaced.
 type Front struct {
-	// Addr is where it listens, CAFile what its certificate is checked with.
-	Addr, CAFile string
+	// Addr is where it listens.
+	Addr string
 
-	api http.Handler
+	api    http.Handler
+	caFile string
 
 	mu       sync.Mutex
 	behave   Behaviour
@@ -70,12 +71,22 @@ func newFront(tb testing.TB, target *url.URL, transport http.RoundTripper) *Fron
 		server.Close()
 	})
 	f.Addr = server.Listener.Addr().String()
-	f.CAFile = filepath.Join(tb.TempDir(), "front.crt")
+	f.caFile = filepath.Join(tb.TempDir(), "front.crt")
 	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	if err := os.WriteFile(f.CAFile, text, 0o644); err != nil {
+	if err := os.WriteFile(f.caFile, text, 0o644); err != nil {
 		tb.Fatal(err)
 	}
 	return f
+}
+
+// Kubeconfig writes a file for a client that reaches it at an address.
+func (f *Front) Kubeconfig(tb testing.TB, addr string) (path string) {
+	tb.Helper()
+	path = filepath.Join(tb.TempDir(), "kubeconfig")
+	if err := os.WriteFile(path, kubeconfig(addr, f.caFile), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	return path
 }
 
 // Behave makes it behave otherwise from now on.
@@ -176,6 +187,16 @@ func Empties(_ *Front, api http.Handler, w http.ResponseWriter, r *http.Request)
 	content["items"] = []any{}
 	list, _ = json.Marshal(content) // it was JSON before
 	answer(w, status, "application/json", list)
+}
+
+// Forgets is Empties of a server that knows nothing of what was before either, so that clients have to believe it.
+func Forgets(f *Front, api http.Handler, w http.ResponseWriter, r *http.Request) {
+	if isWatch(r) {
+		answer(w, http.StatusOK, "application/json",
+			[]byte(`{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Expired","message":"too old resource version","code":410}}`))
+		return
+	}
+	Empties(f, api, w, r)
 }
 
 // Outdated answers what was true when it was first asked, resource versions and all, as a replica does that has fallen behind.
