@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/k-web-s/go-dovecot-director/deploy/e2e/dovecot"
 	"github.com/k-web-s/go-dovecot-director/deploy/e2e/history"
@@ -23,13 +24,19 @@ const instances = 200
 type backend struct {
 	name     string
 	net      dovecot.Net // all its addresses, so that an address tells the backend
+	pod      int         // from 1; the number of one in a cluster, where addresses have to look real and nobody is moved
 	instance int
 	now      listing
 	doveadm  *httptest.Server
 }
 
 // addr is the address of the present instance.
-func (b *backend) addr() netip.Addr { return b.net.Addr(byte(1 + b.instance%instances)) }
+func (b *backend) addr() netip.Addr {
+	if b.pod > 0 {
+		return netip.AddrFrom4([4]byte{203, 0, 113, byte(40*b.pod + b.instance%40)})
+	}
+	return b.net.Addr(byte(1 + b.instance%instances))
+}
 
 // become changes the state.
 func (b *backend) become(tb testing.TB, e event) {
@@ -40,7 +47,7 @@ func (b *backend) become(tb testing.TB, e event) {
 	if e.state == history.Gone || e.newAddress {
 		b.stop()
 	}
-	if e.state != history.Gone && b.doveadm == nil {
+	if e.state != history.Gone && b.doveadm == nil && b.pod == 0 {
 		listener, err := net.Listen("tcp", netip.AddrPortFrom(b.addr(), doveadmPort).String())
 		if err != nil {
 			tb.Error(err)
@@ -74,15 +81,19 @@ func nobody(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(answers)
 }
 
-// directory knows which backend has which address.
+// directory knows which backend has which address, and since when.
 type directory struct {
 	mu    sync.Mutex
 	names map[netip.Addr]string
+	since map[netip.Addr]time.Duration
 }
 
-func (d *directory) add(addr netip.Addr, name string) {
+func (d *directory) add(addr netip.Addr, name string, at time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if _, known := d.since[addr]; !known {
+		d.since[addr] = at
+	}
 	d.names[addr] = name
 }
 
@@ -91,4 +102,11 @@ func (d *directory) name(addr netip.Addr) (name string, ok bool) {
 	defer d.mu.Unlock()
 	name, ok = d.names[addr]
 	return name, ok
+}
+
+// newer reports whether the address was given to a backend after a moment.
+func (d *directory) newer(addr netip.Addr, than time.Duration) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.since[addr] > than
 }

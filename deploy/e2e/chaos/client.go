@@ -111,6 +111,7 @@ func (s *Site) lookup(ctx context.Context, l *history.Lookup, url string) {
 	l.Detail = response.Status + " " + string(body)
 	switch err := json.Unmarshal(body, &answer); {
 	case response.StatusCode == http.StatusServiceUnavailable:
+		l.Told = true
 	case response.StatusCode != http.StatusOK || err != nil:
 		l.Outcome = history.Refused
 	case answer.Code == -1:

@@ -13,6 +13,8 @@ import (
 // Link is the network between one director and PostgreSQL: a Toxiproxy in this process.
 type Link struct{ proxy *toxiproxy.Proxy }
 
+func init() { zerolog.SetGlobalLevel(zerolog.Disabled) } // toxics do not ask whether anybody wants to know
+
 // newLink makes a link to an address until the test ends.
 func newLink(tb testing.TB, name, to string) *Link {
 	tb.Helper()
@@ -27,6 +29,16 @@ func newLink(tb testing.TB, name, to string) *Link {
 
 // Addr is where the director connects to.
 func (l *Link) Addr() string { return l.proxy.Listen }
+
+// Point makes it lead to another address, as a Service does whose endpoint changes. Connections end.
+func (l *Link) Point(tb testing.TB, to string) {
+	tb.Helper()
+	l.proxy.Stop()
+	l.proxy.Upstream = to
+	if err := l.proxy.Start(); err != nil {
+		tb.Fatal(err)
+	}
+}
 
 // Cut ends all connections and refuses new ones, until Restore.
 func (l *Link) Cut() { l.proxy.Stop() }

@@ -17,6 +17,7 @@ import (
 	_ "github.com/lib/pq" // the driver
 
 	director "github.com/k-web-s/go-dovecot-director"
+	"github.com/k-web-s/go-dovecot-director/deploy/e2e/cluster"
 	"github.com/k-web-s/go-dovecot-director/deploy/e2e/dovecot"
 	"github.com/k-web-s/go-dovecot-director/deploy/e2e/history"
 	"github.com/k-web-s/go-dovecot-director/deploy/e2e/program"
@@ -40,6 +41,11 @@ type Options struct {
 	Program string
 	// Postgres are settings of the server that differ from those for tests.
 	Postgres []string
+	// Fragile sites have what Faults need besides: PostgreSQL's own disk, clocks, and links from the clients to the directors.
+	Fragile bool
+	// Cluster is where the directors learn of backends, in place of files. All of them see the same, and backends are never lost for
+	// longer than any grace.
+	Cluster *cluster.Cluster
 }
 
 // Director is one replica: the process, its link to PostgreSQL, and its feed.
@@ -47,7 +53,19 @@ type Director struct {
 	*program.Director
 	Name string
 	Link *Link
-	feed *feed
+	feed *feed // nil in a cluster
+	api  *Link // to the API server, in a cluster
+	// Of fragile sites:
+	clock *program.Clock
+	front *Link // of the clients
+}
+
+// URL is where clients ask it.
+func (d *Director) URL() string {
+	if d.front != nil {
+		return "http://" + d.front.Addr()
+	}
+	return d.Director.URL()
 }
 
 // Site is several directors and all that they live in.
@@ -56,12 +74,17 @@ type Site struct {
 	Database  *pgtest.Server
 	History   *history.History
 
-	seed     uint64
-	url      string // of the database, without a link
-	db       *sql.DB
-	http     *http.Client
-	names    directory
-	backends map[int]*backend
+	seed    uint64
+	eye     *Link  // by which the table is looked at
+	url     string // of the database, by that link
+	db      *sql.DB
+	standby *standby
+	api     *endpoints // nil without a cluster
+
+	inCluster bool
+	http      *http.Client
+	names     directory
+	backends  map[int]*backend
 
 	end     context.CancelFunc
 	running sync.WaitGroup
@@ -77,13 +100,18 @@ func New(tb testing.TB, o Options) *Site {
 	if o.Program == "" {
 		o.Program = program.Path(tb)
 	}
+	failover, restart := failoverGrace, restartGrace
+	if o.Cluster != nil {
+		failover, restart = time.Minute, 2*time.Minute
+	}
 	s := &Site{
-		History: history.New(history.Config{Failover: failoverGrace, Restart: restartGrace, Late: 3 * time.Second, MoveLimit: director.MoveDeadline}),
-		seed:    o.Seed, names: directory{names: map[netip.Addr]string{}}, backends: map[int]*backend{},
+		History:   history.New(history.Config{Failover: failover, Restart: restart, Late: 3 * time.Second, MoveLimit: director.MoveDeadline}),
+		inCluster: o.Cluster != nil,
+		seed:      o.Seed, names: directory{names: map[netip.Addr]string{}, since: map[netip.Addr]time.Duration{}}, backends: map[int]*backend{},
 		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 4 * clients}},
 	}
 	tb.Cleanup(s.http.CloseIdleConnections)
-	s.database(tb, o.Postgres)
+	s.database(tb, o)
 	key := filepath.Join(tb.TempDir(), "key")
 	if err := os.WriteFile(key, []byte("key\n"), 0o600); err != nil {
 		tb.Fatal(err)
@@ -99,22 +127,40 @@ func New(tb testing.TB, o Options) *Site {
 	loopback := dovecot.NewNet(tb)
 	for n := range o.Directors {
 		d := &Director{Name: fmt.Sprintf("director %d", n), Link: newLink(tb, strconv.Itoa(n), s.Database.Addr())}
+		s.Directors = append(s.Directors, d)
+	}
+	if o.Cluster != nil {
+		s.api = newEndpoints(tb, o.Cluster, s)
+	}
+	for _, d := range s.Directors {
+		if s.api != nil {
+			d.api = newLink(tb, "api of "+d.Name, s.api.front.Addr)
+			continue
+		}
 		d.feed = newFeed(tb, d.Name, s.History)
 		for b := range firstBackends {
 			if err := d.feed.tell(backendName(b), s.backends[b].now); err != nil {
 				tb.Fatal(err)
 			}
 		}
-		s.Directors = append(s.Directors, d)
 	}
 	var starting sync.WaitGroup
 	for n, d := range s.Directors {
 		starting.Go(func() {
-			d.Director = program.StartBuild(tb, o.Program, loopback.Addr(byte(101+n)), append([]string{
-				"--replica-name", d.Name, "--endpoints-file", d.feed.path, "--database-url", s.through(d.Link),
+			addr := loopback.Addr(byte(101 + n))
+			arguments := append([]string{
+				"--replica-name", d.Name, "--database-url", s.through(d.Link),
 				"--failover-grace", failoverGrace.String(), "--restart-grace", restartGrace.String(), "--panic-grace", panicGrace.String(),
 				"--login-delay", "1s", "--doveadm-key-file", key, "--doveadm-port", strconv.Itoa(doveadmPort),
-			}, o.Arguments...)...)
+			}, s.source(tb, d)...)
+			arguments = append(arguments, o.Arguments...)
+			if !o.Fragile {
+				d.Director = program.StartBuild(tb, o.Program, addr, arguments...)
+				return
+			}
+			d.clock = program.NewClock(tb)
+			d.Director = d.clock.Start(tb, addr, arguments...)
+			d.front = newLink(tb, d.Name, d.Addr())
 		})
 	}
 	starting.Wait()
@@ -124,19 +170,37 @@ func New(tb testing.TB, o Options) *Site {
 	return s
 }
 
+// source are the arguments that tell a director where it learns of backends.
+func (s *Site) source(tb testing.TB, d *Director) []string {
+	if s.api == nil {
+		return []string{"--endpoints-file", d.feed.path}
+	}
+	return []string{
+		"--kubeconfig", s.api.front.Kubeconfig(tb, d.api.Addr()), "--namespace", s.api.namespace, "--service", service,
+		// Nobody is to be moved: a restart that is not told for as long as a fault lasts is no loss, and a lie is to be waited for.
+		"--failover-grace", "1m", "--restart-grace", "2m", "--panic-grace", "1h",
+	}
+}
+
 // database starts PostgreSQL and makes all tables.
-func (s *Site) database(tb testing.TB, settings []string) {
+func (s *Site) database(tb testing.TB, o Options) {
 	tb.Helper()
 	var err error
-	if s.Database, err = pgtest.New(settings...); err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		if err := s.Database.Close(); err != nil {
-			tb.Error(err)
+	if o.Fragile {
+		s.Database = pgtest.StartOnDisk(tb, diskSize, append(o.Postgres, "max_connections=100")...)
+	} else {
+		if s.Database, err = pgtest.New(o.Postgres...); err != nil {
+			tb.Fatal(err)
 		}
-	})
+		tb.Cleanup(func() {
+			if err := s.Database.Close(); err != nil {
+				tb.Error(err)
+			}
+		})
+	}
 	s.url = s.Database.Database(tb)
+	s.eye = newLink(tb, "eye", s.Database.Addr())
+	s.url = s.through(s.eye)
 	if _, stderr, code := program.Run(tb, "migrate", "--database-url", s.url); code != 0 {
 		tb.Fatal(stderr)
 	}
@@ -155,11 +219,16 @@ func (s *Site) through(l *Link) string {
 func (s *Site) become(tb testing.TB, e event) *backend {
 	b := s.backends[e.backend]
 	if b == nil {
-		b = &backend{name: backendName(e.backend), net: dovecot.NewNet(tb)}
+		b = &backend{name: backendName(e.backend)}
+		if s.inCluster {
+			b.pod = 1 + e.backend
+		} else {
+			b.net = dovecot.NewNet(tb)
+		}
 		s.backends[e.backend] = b
 	}
 	b.become(tb, e)
-	s.names.add(b.now.addr, b.name)
+	s.names.add(b.now.addr, b.name, s.History.Now())
 	return b
 }
 
@@ -175,7 +244,13 @@ func (s *Site) Go(tb testing.TB) {
 	for n := range clients {
 		s.running.Go(func() { s.client(ctx, n) })
 	}
-	s.running.Go(func() { s.change(ctx, tb) })
+	s.running.Go(func() {
+		if s.api != nil {
+			s.restarts(ctx, tb)
+			return
+		}
+		s.change(ctx, tb)
+	})
 	s.running.Go(func() {
 		for ctx.Err() == nil {
 			_ = s.look(ctx) // while the database is down nobody can look
@@ -263,6 +338,10 @@ func (s *Site) look(ctx context.Context) error {
 type Fault struct {
 	Name       string
 	Begin, End func(tb testing.TB, s *Site)
+	// Known is how many directors have to answer known users while it lasts.
+	Known int
+	// Least is how long it has to last to do harm.
+	Least time.Duration
 }
 
 // Result is what a time with a fault, or all of it, cost.
@@ -289,37 +368,76 @@ func (r Result) String() string {
 	return text
 }
 
-// Strike lets a fault happen for so long, and waits until the site has recovered. Go was called before. What it returns is without
-// what was wrong: that is Finish's to say.
+// Strike lets a fault happen for so long, and until as many directors as it spares have answered known users; then it waits until the
+// site has recovered. Go was called before. What it returns is without what was wrong: that is Finish's to say.
 func (s *Site) Strike(tb testing.TB, f Fault, lasting time.Duration) Result {
 	tb.Helper()
 	r := Result{Fault: f.Name, from: s.History.Now()}
 	tb.Logf("%.3fs: %s", r.from.Seconds(), f.Name)
 	f.Begin(tb, s)
-	pause(tb.Context(), lasting)
+	lasting = max(lasting, f.Least)
+	pause(tb.Context(), lasting/2)
+	known := s.whoKnows()
+	pause(tb.Context(), lasting/2)
+	if n := known(f.Known); n < f.Known {
+		tb.Errorf("%s: known users are answered by %d directors within %s, want %d", f.Name, n, recoverLimit, f.Known)
+	}
 	f.End(tb, s)
 	ended := s.History.Now()
 	tb.Logf("%.3fs: end of %s", ended.Seconds(), f.Name)
-	s.recovered(tb)
+	s.recovered(tb, ended)
 	r.to = s.History.Now()
 	r.Recovery = r.to - ended
 	r.Counts = s.History.Count(r.from, r.to)
 	return r
 }
 
+// whoKnows begins to ask each director for known users until it has answered one. The function that is returned waits until that many
+// have, or for a limit, and says how many there are.
+func (s *Site) whoKnows() func(want int) int {
+	ctx, cancel := context.WithTimeout(context.Background(), recoverLimit)
+	answered := make(chan struct{}, len(s.Directors))
+	var asking sync.WaitGroup
+	for n := range s.Directors {
+		asking.Go(func() {
+			for try := 0; ctx.Err() == nil; try++ {
+				if s.ask(ctx, clients+1+n, pooled(try%hotUsers), n, false).Outcome == history.Served {
+					answered <- struct{}{}
+					return
+				}
+				pause(ctx, 20*time.Millisecond)
+			}
+		})
+	}
+	return func(want int) (n int) {
+		defer asking.Wait()
+		defer cancel()
+		for ; n < want; n++ {
+			select {
+			case <-answered:
+			case <-ctx.Done():
+				return n
+			}
+		}
+		return n
+	}
+}
+
 // recovered waits until each replica answers a known user and a new one. Known users may be held, because their backend is away
-// or they are being moved, so any of them will do.
-func (s *Site) recovered(tb testing.TB) {
+// or they are being moved, so any of them will do. In a cluster it waits too until each sends users where a backend was not before.
+func (s *Site) recovered(tb testing.TB, ended time.Duration) {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), recoverLimit)
 	defer cancel()
 	for n, d := range s.Directors {
-		known, fresh := false, false
-		for try := 0; !known || !fresh; try++ {
+		known, fresh, sees := false, false, !s.inCluster
+		for try := 0; !known || !fresh || !sees; try++ {
 			if ctx.Err() != nil {
-				tb.Fatalf("%s does not answer again within %s (known users: %t, new ones: %t)", d.Name, recoverLimit, known, fresh)
+				tb.Fatalf("%s does not answer again within %s (known users: %t, new ones: %t; sees backends: %t)", d.Name, recoverLimit, known, fresh, sees)
 			}
-			known = known || s.ask(ctx, clients, pooled(try%hotUsers), n, false).Outcome == history.Served
+			l := s.ask(ctx, clients, pooled(try%hotUsers), n, false)
+			known = known || l.Outcome == history.Served
+			sees = sees || l.Outcome == history.Served && s.names.newer(l.Addr, ended)
 			user := fmt.Sprintf("after-%d-%d-%d@example.org", s.History.Now(), n, try)
 			fresh = fresh || s.ask(ctx, clients, user, n, false).Outcome == history.Served
 			pause(ctx, 20*time.Millisecond)

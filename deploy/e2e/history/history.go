@@ -18,6 +18,7 @@
 package history
 
 import (
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -34,7 +35,7 @@ const (
 	Served Outcome = iota
 	// Held: the user is told to try again.
 	Held
-	// Unavailable: the replica does not know, or cannot be reached.
+	// Unavailable: the replica does not know, or cannot be reached; Told is set with the former.
 	Unavailable
 	// Refused is all else: a wrong password, an unknown user, a fault.
 	Refused
@@ -50,6 +51,7 @@ type Lookup struct {
 	UserDB     bool // it only looks
 	Begin, End time.Duration
 	Outcome    Outcome
+	Told       bool
 	// Backend and Addr are the answer with Served. Detail is the reason otherwise.
 	Backend string
 	Addr    netip.Addr
@@ -197,17 +199,29 @@ func (h *History) Look(begin, end time.Duration, rows map[string]string) {
 	}
 }
 
-// Counts says how many lookups there were.
-type Counts struct{ Lookups, Answered, Held, Unavailable int }
+// Counts says how many lookups there were, and how long the one took that the replica took the longest for.
+type Counts struct {
+	Lookups, Answered, Held, Unavailable int
+	Slowest                              time.Duration
+}
+
+// Between are the lookups that began between two times and have ended.
+func (h *History) Between(from, to time.Duration) iter.Seq[Lookup] {
+	return func(yield func(Lookup) bool) {
+		h.mu.Lock()
+		lookups := h.lookups[:len(h.lookups):len(h.lookups)] // what is there stays as it is
+		h.mu.Unlock()
+		for _, l := range lookups {
+			if l.Begin >= from && l.Begin < to && !yield(l) {
+				return
+			}
+		}
+	}
+}
 
 // Count counts the lookups that began between two times.
 func (h *History) Count(from, to time.Duration) (c Counts) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, l := range h.lookups {
-		if l.Begin < from || l.Begin >= to {
-			continue
-		}
+	for l := range h.Between(from, to) {
 		c.Lookups++
 		switch l.Outcome {
 		case Served:
@@ -216,6 +230,9 @@ func (h *History) Count(from, to time.Duration) (c Counts) {
 			c.Held++
 		case Unavailable:
 			c.Unavailable++
+		}
+		if l.Outcome != Unavailable || l.Told {
+			c.Slowest = max(c.Slowest, l.End-l.Begin)
 		}
 	}
 	return c
