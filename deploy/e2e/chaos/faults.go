@@ -193,8 +193,12 @@ func clocks(add adder, one func() int) {
 }
 
 func failover(add adder) {
-	add("the synchronous standby cut off", 3, func(tb testing.TB, s *Site) { s.follower(tb).link.Cut() }, func(tb testing.TB, s *Site) { s.standby.link.Restore(tb) })
+	add("the synchronous standby cut off", 3, func(tb testing.TB, s *Site) {
+		s.point(tb, s.Database.Addr()) // see Limits in the README for what a pooler does to commits that wait
+		s.follower(tb).link.Cut()
+	}, func(tb testing.TB, s *Site) { s.standby.link.Restore(tb) })
 	add("PostgreSQL killed, its standby promoted", 3, func(tb testing.TB, s *Site) {
+		s.point(tb, s.Database.Addr())
 		s.follower(tb)
 		s.Database.Crash()
 	}, func(tb testing.TB, s *Site) {
