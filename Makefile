@@ -41,7 +41,7 @@ e2e: deps ## Run the end-to-end tests alone; prints what users went through on K
 	cd deploy/e2e && $(GO) test -race -count=1 -timeout 20m .
 	cd deploy/e2e && $(GO) test -count=1 -timeout 10m ./load
 	cd deploy/e2e && $(GO) test -race -count=1 ./history ./program
-	cd deploy/e2e/chaos && $(GO) test -race -count=1 -timeout 20m -exec ../netns.sh -chaos.most 5
+	cd deploy/e2e/chaos && $(GO) test -race -count=1 -timeout 20m -exec ../netns.sh -chaos.most 3
 	cd deploy/e2e/kubernetes && $(GO) test -race -count=1 -timeout 40m -exec ../netns.sh
 
 .PHONY: chaos
