@@ -328,7 +328,7 @@ func (p *postgres) assign(ctx context.Context, batch []director.Assignment, impa
 	for i, a := range batch {
 		users[i], was[i], becomes[i] = a.User, a.Was, a.Becomes
 	}
-	patience := "0" // no limit but the statement's
+	patience := statementLimit.String() // the statement's own: its cancellation may be lost on the way
 	if impatient {
 		patience = lockPatience
 	}

@@ -438,6 +438,68 @@ func TestALockedTableIsWaitedForALittle(t *testing.T) {
 	})
 }
 
+// TestGivenUpIsGivenUp loses what cancels a statement, as a pooler or a cut network may. A user's backend must not change when whoever had
+// locked his row lets it go, long after his lookup was answered.
+func TestGivenUpIsGivenUp(t *testing.T) {
+	u := migrated(t, server)
+	pgtest.Exec(t, u, `INSERT INTO mailbox_username_backend VALUES ('ada', 'lost', now())`)
+	parsed := must[*url.URL](t)(url.Parse(u))
+	relay := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
+	t.Cleanup(func() { relay.Close() })
+	target := parsed.Host
+	var deaf atomic.Bool
+	go func() {
+		for {
+			client, err := relay.Accept()
+			if err != nil {
+				return
+			}
+			if deaf.Load() {
+				client.Close() // a cancellation is a connection of its own
+				continue
+			}
+			upstream, err := net.Dial("tcp", target)
+			if err != nil {
+				client.Close()
+				continue
+			}
+			go func() { _, _ = io.Copy(upstream, client) }() // that the client has left is not told either
+			go func() { _, _ = io.Copy(client, upstream); client.Close() }()
+			t.Cleanup(func() { upstream.Close() })
+		}
+	}()
+	parsed.Host = relay.Addr().String()
+	db := open(t, store.Config{URL: parsed.String()})
+	until(t, "the database answers", func() bool {
+		_, err := db.Get(t.Context(), "ada")
+		return err == nil
+	})
+	other := must[*sql.DB](t)(sql.Open("postgres", u))
+	defer other.Close()
+	tx := must[*sql.Tx](t)(other.BeginTx(t.Context(), nil))
+	if _, err := tx.Exec(`SELECT FROM mailbox_username_backend WHERE username = 'ada' FOR UPDATE`); err != nil {
+		t.Fatal(err)
+	}
+	deaf.Store(true)
+	if _, err := db.Assign(t.Context(), director.Assignment{User: "ada", Was: "lost", Becomes: "b"}); !errors.Is(err, director.ErrUnavailable) {
+		t.Fatalf("the row is locked: %v", err)
+	}
+	until(t, "nobody waits for the lock", func() bool {
+		var waiting int
+		if err := other.QueryRow(`SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'`).Scan(&waiting); err != nil {
+			t.Fatal(err)
+		}
+		return waiting == 0
+	})
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	var backend string
+	if err := other.QueryRow(`SELECT backend FROM mailbox_username_backend`).Scan(&backend); err != nil || backend != "lost" {
+		t.Errorf("ada is on %q, %v", backend, err)
+	}
+}
+
 // TestALockedRowIsNotEverybodys lets another session lock a user's row while many log in. The others must be answered
 // while it is locked, and the user once it is not.
 func TestALockedRowIsNotEverybodys(t *testing.T) {
