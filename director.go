@@ -309,7 +309,7 @@ func (d *Director) rowState(err error) RowState {
 		// A caller that went away is no outage.
 		if errors.Is(err, ErrUnavailable) {
 			if d.outage.CompareAndSwap(0, d.now().UnixNano()) && d.config.Policy.OutageProposes {
-				d.stopgap.begin(d.state.Load().ring)
+				d.stopgap.begin(d.state.Load().ring, d.now())
 			}
 		}
 		return RowUnavailable

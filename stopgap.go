@@ -48,10 +48,11 @@ func (r roster) has(hash uint64) bool {
 	return found
 }
 
-// begin keeps the ring from now on.
-func (s *stopgap) begin(ring Ring) {
+// begin keeps the ring from now on, or that of an outage which was a moment ago.
+func (s *stopgap) begin(ring Ring, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.giveUp(now) // nobody new may have asked since
 	s.until = time.Time{}
 	if ring != nil {
 		s.ring.CompareAndSwap(nil, &ring)
@@ -67,17 +68,23 @@ func (s *stopgap) end(now time.Time) {
 
 // ringAt returns the ring of the outage that there is or that was a moment ago, nil for none.
 func (s *stopgap) ringAt(now time.Time) Ring {
-	ring := s.ring.Load()
-	if ring == nil {
+	if s.ring.Load() == nil {
 		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.until.IsZero() && !now.Before(s.until) {
-		s.ring.CompareAndSwap(ring, nil)
-		return nil
+	s.giveUp(now)
+	if ring := s.ring.Load(); ring != nil {
+		return *ring
 	}
-	return *ring
+	return nil
+}
+
+// giveUp drops the ring when it is time. It needs the lock.
+func (s *stopgap) giveUp(now time.Time) {
+	if !s.until.IsZero() && !now.Before(s.until) {
+		s.ring.Store(nil)
+	}
 }
 
 // admits reports whether there is room to note the user.

@@ -156,6 +156,28 @@ func TestNewUsersDuringAnOutage(t *testing.T) {
 	})
 }
 
+// TestEachOutageHasItsRing holds that nobody goes on with the ring of an outage of long ago: other replicas have given it up, by a new user
+// who came to them meanwhile.
+func TestEachOutageHasItsRing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemory()
+		store.put("bob", "dovecot-backend-1")
+		b := newBench(t, store, proposes)
+		b.see(backends(3)[1:])
+		b.reconciling(nil, &diary{})
+		time.Sleep(time.Second)
+		store.setDown(true)
+		b.want("new", director.Serve, director.Provisional, "dovecot-backend-1")
+		store.setDown(false)
+		time.Sleep(2 * time.Second)
+		b.see(backends(3))
+		time.Sleep(time.Hour)
+		b.want("bob", director.Serve, director.Mapped, "dovecot-backend-1")
+		store.setDown(true)
+		b.want("newer", director.Serve, director.Provisional, "dovecot-backend-0")
+	})
+}
+
 // TestWhoIsNotNew holds whom nobody proposes anything for while the store is down.
 func TestWhoIsNotNew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
