@@ -300,10 +300,10 @@ func (d *Director) rowState(err error) RowState {
 	switch {
 	case err == nil, errors.Is(err, ErrNoMapping), errors.Is(err, ErrUserRefused):
 		if d.outage.Load() != 0 {
-			d.outage.Store(0)
 			if d.config.Policy.OutageProposes {
 				d.stopgap.end(d.now())
 			}
+			d.outage.Store(0) // last, so that an outage which begins now begins after this end
 		}
 	default:
 		// A caller that went away is no outage.

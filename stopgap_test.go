@@ -178,6 +178,42 @@ func TestEachOutageHasItsRing(t *testing.T) {
 	})
 }
 
+// TestAnOutageBeginsAsAnotherEnds holds that the ring of an outage is kept for as long as it lasts, also if a lookup fails while another one,
+// which was answered, says that the outage before is over.
+func TestAnOutageBeginsAsAnotherEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemory()
+		store.put("bob", "dovecot-backend-1")
+		var b *bench
+		answered := -1 // so many lookups have been when bob's is answered
+		b = newBench(t, store, proposes, func(c *director.Config) {
+			c.Now = func() time.Time {
+				if store.gets == answered {
+					answered = -1
+					store.setDown(true)
+					b.want("new", director.Serve, director.Provisional, "dovecot-backend-0")
+				}
+				return time.Now()
+			}
+		})
+		b.see(backends(2))
+		b.reconciling(nil, &diary{})
+		time.Sleep(time.Second)
+		store.setDown(true)
+		b.want("new", director.Serve, director.Provisional, "dovecot-backend-0")
+		store.setDown(false)
+		answered = store.gets + 1
+		b.want("bob", director.Serve, director.Mapped, "dovecot-backend-1")
+		if answered != -1 {
+			t.Fatal("nobody looked at the clock")
+		}
+		for range 3 {
+			b.want("newer", director.Serve, director.Provisional, "dovecot-backend-0")
+			time.Sleep(time.Minute)
+		}
+	})
+}
+
 // TestWhoIsNotNew holds whom nobody proposes anything for while the store is down.
 func TestWhoIsNotNew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
