@@ -67,7 +67,10 @@ func (g *gate) leave(now time.Time) {
 // pass forgets what is longer ago than waitLimit. It needs the lock.
 func (g *gate) pass(now time.Time) {
 	newest := now.UnixNano() / int64(waitLimit/spans)
-	for range min(newest-g.part, spans) { // a clock that was set back counts on in the newest part
+	if newest < g.part-spans { // the clock was set back; what came out of turn counts in the newest part
+		g.answered, g.sum, g.part = [spans]int{}, 0, newest
+	}
+	for range min(newest-g.part, spans) {
 		g.part++
 		g.sum -= g.answered[g.part%spans]
 		g.answered[g.part%spans] = 0

@@ -121,3 +121,14 @@ func TestGateWhenTheClockIsSet(t *testing.T) {
 		t.Errorf("%+v", g)
 	}
 }
+
+// After a clock was set back, more are refused as soon as before it: what has been answered until it is there again is not all counted as if
+// it had been just now.
+func TestGateHoldsAfterTheClockWasSetBack(t *testing.T) {
+	g, now := &gate{}, time.Unix(1_800_000_000, 0)
+	arrive(g, now, 1000, 1000, 2000)
+	c := arrive(g, now.Add(-time.Hour), 40_000, 4000, 1000)
+	if worst := slices.Max(c.took); worst > 2*waitLimit {
+		t.Errorf("%d answered, %d refused, one takes %s", c.answered, c.refused, worst)
+	}
+}
