@@ -170,15 +170,23 @@ func NewReconciler(config ReconcilerConfig) *Reconciler {
 
 // Run reads and reconciles until ctx ends. It returns nil.
 func (r *Reconciler) Run(ctx context.Context) error {
+	var enrolling sync.WaitGroup
+	defer enrolling.Wait()
+	enrolling.Go(func() { r.repeat(ctx, r.enrol) }) // which may hang for long on a connection that is dead
+	r.repeat(ctx, r.reconcile)
+	if left := len(r.director.stopgap.pending()); left > 0 {
+		r.log.Warn("the database is still down: users who were let in meanwhile are forgotten, and are mapped when they next log in", "users", left)
+	}
+	return nil
+}
+
+// repeat does something until ctx ends.
+func (r *Reconciler) repeat(ctx context.Context, do func(context.Context)) {
 	for {
-		r.enrol(ctx)
-		r.reconcile(ctx)
+		do(ctx)
 		select {
 		case <-ctx.Done():
-			if left := len(r.director.stopgap.pending()); left > 0 {
-				r.log.Warn("the database is still down: users who were let in meanwhile are forgotten, and are mapped when they next log in", "users", left)
-			}
-			return nil
+			return
 		case <-r.config.After(reconcileEvery):
 		}
 	}

@@ -397,3 +397,35 @@ type tornRows struct{ *memory }
 func (tornRows) Each(_ context.Context, do func(director.Row) error) error {
 	return errors.Join(do(director.Row{User: "ada"}), director.ErrUnavailable)
 }
+
+// TestRowsThatHang holds that the rows of who was let in are written also while it hangs to read who has one.
+func TestRowsThatHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, newMemory(), proposes)
+		b.see(backends(2))
+		b.reconcilingRows(&hangingRows{memory: b.store}, nil, &diary{})
+		time.Sleep(6 * time.Minute)
+		b.store.setDown(true)
+		b.want("new", director.Serve, director.Provisional, "dovecot-backend-0")
+		b.store.setDown(false)
+		time.Sleep(2 * time.Second)
+		if got := b.store.row("new"); got != "dovecot-backend-0" {
+			t.Errorf("new is mapped to %q", got)
+		}
+	})
+}
+
+// hangingRows can be read once.
+type hangingRows struct {
+	*memory
+	read bool
+}
+
+func (h *hangingRows) Each(ctx context.Context, do func(director.Row) error) error {
+	if h.read {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	h.read = true
+	return h.memory.Each(ctx, do)
+}
