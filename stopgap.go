@@ -242,12 +242,14 @@ func (r *Reconciler) reconcile(ctx context.Context) {
 // settle writes the user's row, or does as it says. It reports false if the store is down still.
 func (r *Reconciler) settle(ctx context.Context, user, backend string) bool {
 	d := r.director
+	now := d.now()
 	m, err := d.config.Mappings.Assign(ctx, Assignment{User: user, Becomes: backend, Reason: Provisional})
 	switch d.rowState(err) {
 	case RowUnavailable:
 		return false
 	case RowRefused: // he was served as such a user is while the database is there
 	case RowFound:
+		d.known.learn(user, m.Backend, now) // he is not new any more, and those who have a row were read before
 		if r.same(m.Backend, backend) {
 			d.tally.Assigned(Provisional)
 			r.log.Info("user mapped who was let in while the database was down", "user", user, "to", backend, "reason", Provisional)

@@ -178,6 +178,23 @@ func TestEachOutageHasItsRing(t *testing.T) {
 	})
 }
 
+// TestTwoOutages holds that who was let in during an outage and has his row now is not new in the next one.
+func TestTwoOutages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, newMemory(), proposes)
+		b.see(backends(3)[1:])
+		b.reconciling(nil, &diary{})
+		time.Sleep(time.Second)
+		b.store.setDown(true)
+		b.want("new", director.Serve, director.Provisional, "dovecot-backend-1")
+		b.store.setDown(false)
+		time.Sleep(2 * time.Minute)
+		b.see(backends(3))
+		b.store.setDown(true)
+		b.want("new", director.Serve, director.LastKnown, "dovecot-backend-1")
+	})
+}
+
 // TestAnOutageBeginsAsAnotherEnds holds that the ring of an outage is kept for as long as it lasts, also if a lookup fails while another one,
 // which was answered, says that the outage before is over.
 func TestAnOutageBeginsAsAnotherEnds(t *testing.T) {
