@@ -222,43 +222,61 @@ func (r *Reconciler) enrol(ctx context.Context) {
 // reconcile writes the rows of the users who were let in.
 func (r *Reconciler) reconcile(ctx context.Context) {
 	pending := r.director.stopgap.pending()
+	var mu sync.Mutex
+	elsewhere := make(map[string]string) // what the rows say of users who were sent to another backend
 	for users := range slices.Chunk(slices.Sorted(maps.Keys(pending)), reconcileAtOnce) {
 		var down atomic.Bool
-		var all sync.WaitGroup
-		for _, user := range users {
-			all.Go(func() {
-				if !r.settle(ctx, user, pending[user]) {
-					down.Store(true)
-				}
-			})
-		}
-		all.Wait()
+		atOnce(users, func(user string) {
+			row, ok := r.settle(ctx, user, pending[user])
+			switch {
+			case !ok:
+				down.Store(true)
+			case row != "":
+				mu.Lock()
+				elsewhere[user] = row
+				mu.Unlock()
+			}
+		})
 		if down.Load() || ctx.Err() != nil {
 			return
 		}
 	}
+	// Sessions may take long to end, and nobody's row has to wait for that.
+	for users := range slices.Chunk(slices.Sorted(maps.Keys(elsewhere)), reconcileAtOnce) {
+		atOnce(users, func(user string) {
+			r.mend(ctx, user, pending[user], elsewhere[user])
+			r.director.stopgap.settled(user)
+		})
+	}
 }
 
-// settle writes the user's row, or does as it says. It reports false if the store is down still.
-func (r *Reconciler) settle(ctx context.Context, user, backend string) bool {
+func atOnce(users []string, do func(user string)) {
+	var all sync.WaitGroup
+	for _, user := range users {
+		all.Go(func() { do(user) })
+	}
+	all.Wait()
+}
+
+// settle writes the user's row. It returns what that says if it is another backend's, and false if the store is down still.
+func (r *Reconciler) settle(ctx context.Context, user, backend string) (elsewhere string, ok bool) {
 	d := r.director
 	now := d.now()
 	m, err := d.config.Mappings.Assign(ctx, Assignment{User: user, Becomes: backend, Reason: Provisional})
 	switch d.rowState(err) {
 	case RowUnavailable:
-		return false
+		return "", false
 	case RowRefused: // he was served as such a user is while the database is there
 	case RowFound:
 		d.known.learn(user, m.Backend, now) // he is not new any more, and those who have a row were read before
-		if r.same(m.Backend, backend) {
-			d.tally.Assigned(Provisional)
-			r.log.Info("user mapped who was let in while the database was down", "user", user, "to", backend, "reason", Provisional)
-		} else {
-			r.mend(ctx, user, backend, m.Backend)
+		if !r.same(m.Backend, backend) {
+			return m.Backend, true
 		}
+		d.tally.Assigned(Provisional)
+		r.log.Info("user mapped who was let in while the database was down", "user", user, "to", backend, "reason", Provisional)
 	}
 	d.stopgap.settled(user)
-	return true
+	return "", true
 }
 
 // same reports whether a row names the backend, which an older deployment does by its address.

@@ -446,3 +446,28 @@ func (h *hangingRows) Each(ctx context.Context, do func(director.Row) error) err
 	h.read = true
 	return h.memory.Each(ctx, do)
 }
+
+// TestSessionsThatDoNotEndKeepNobodyWaiting holds that rows are written before sessions are ended, which may take long.
+func TestSessionsThatDoNotEndKeepNobodyWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, journal := newBench(t, newMemory(), proposes), &diary{}
+		b.see(backends(2))
+		b.reconciling(&visits{open: map[string]int{"u000 dovecot-backend-0": 1}, deaf: true}, journal)
+		b.store.setDown(true)
+		for i := range 250 {
+			b.want(fmt.Sprintf("u%03d", i), director.Serve, director.Provisional, "dovecot-backend-0")
+		}
+		b.store.put("u000", "dovecot-backend-1")
+		b.store.setDown(false)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if n := len(b.store.rows); n != 250 {
+			t.Errorf("%d rows, want 250", n)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if len(journal.entries) != 1 {
+			t.Errorf("journal: %+v", journal.entries)
+		}
+	})
+}
