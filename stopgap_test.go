@@ -341,6 +341,7 @@ func TestTheRowWinsOverTheOutage(t *testing.T) {
 				b.store.put("new", tc.row)
 				b.store.setDown(false)
 				time.Sleep(tc.wait)
+				synctest.Wait()
 				if got := b.store.row("new"); got != tc.row {
 					t.Errorf("the row became %s", got)
 				}
@@ -364,6 +365,14 @@ func TestReconcilingManyUsers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, newMemory(), proposes)
 		b.see(backends(2))
+		assigned := 0
+		b.store.beforeAssign = func(director.Assignment) {
+			b.store.mu.Lock()
+			defer b.store.mu.Unlock()
+			if assigned++; assigned == 130 {
+				b.store.down = true
+			}
+		}
 		b.reconciling(nil, &diary{})
 		b.store.setDown(true)
 		want := map[string]string{}
@@ -376,16 +385,9 @@ func TestReconcilingManyUsers(t *testing.T) {
 			}
 			want[user] = "dovecot-backend-0"
 		}
-		assigned := 0
-		b.store.beforeAssign = func(director.Assignment) {
-			b.store.mu.Lock()
-			defer b.store.mu.Unlock()
-			if assigned++; assigned == 130 {
-				b.store.down = true
-			}
-		}
 		b.store.setDown(false)
 		time.Sleep(2 * time.Second)
+		synctest.Wait()
 		if n := len(b.store.rows); n == 0 || n == len(want) {
 			t.Fatalf("%d rows when the store was down again", n)
 		}
@@ -394,6 +396,7 @@ func TestReconcilingManyUsers(t *testing.T) {
 		}
 		b.store.setDown(false)
 		time.Sleep(2 * time.Second)
+		synctest.Wait()
 		got := map[string]string{}
 		for user, row := range b.store.rows {
 			got[user] = row.backend
@@ -403,6 +406,7 @@ func TestReconcilingManyUsers(t *testing.T) {
 		}
 		before := assigned
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if assigned != before {
 			t.Errorf("%d users were reconciled again", assigned-before)
 		}
