@@ -77,6 +77,7 @@ func (t *Tracker) Observe(now time.Time, s Snapshot) *View {
 		sets:       sortedSets(s.StatefulSets),
 		unseen:     prev.unseen,
 		blind:      s.Blind,
+		gaps:       s.Gaps,
 		graces:     t.graces,
 	}
 	if next.losses == nil {
@@ -86,6 +87,11 @@ func (t *Tracker) Observe(now time.Time, s Snapshot) *View {
 		next.CurrentAt = prev.CurrentAt
 	}
 	next.enlist(now, prev, s.Backends)
+	if s.Gaps != prev.gaps && now.Sub(prev.CurrentAt) > prev.vouchesFor() {
+		for _, b := range next.alive {
+			next.settle(b.Name, now.Add(freshness+startLimit)) // it may have been lost for as long as users wait, and nobody here saw that
+		}
+	}
 	next.pause(now, s.Blind-prev.blind)
 	next.lose(now, prev, s, t.view == nil)
 	if len(prev.alive) == 0 && len(next.alive) > 0 {

@@ -180,6 +180,43 @@ func TestGraceRules(t *testing.T) {
 	})
 }
 
+// A backend that was lost and came back while the API server could not be reached looks as if it had never been away. Others may have moved
+// its users.
+func TestWhoMayHaveBeenMovedUnseenIsNotRemembered(t *testing.T) {
+	t.Parallel()
+	graces := director.Graces{Restart: 2 * time.Minute, Failover: 30 * time.Second, Panic: 5 * time.Minute}
+	begin := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	backends := []director.Backend{{Name: "a", Addr: netip.MustParseAddr("192.0.2.1"), Weight: 1}, {Name: "b", Addr: netip.MustParseAddr("192.0.2.2"), Weight: 1}}
+	for _, c := range []struct {
+		name    string
+		away    time.Duration
+		gaps    int
+		learned time.Duration // after contact was there again
+		want    director.Verb
+	}{
+		{"nothing had changed", 3 * time.Minute, 0, -4 * time.Minute, director.Serve},
+		{"something had, for less than users wait", 20 * time.Second, 1, -4 * time.Minute, director.Serve},
+		{"something had, and he was served before", 3 * time.Minute, 1, -4 * time.Minute, director.Unavailable},
+		{"something had, and he was served a moment after", 3 * time.Minute, 1, time.Second, director.Unavailable},
+		{"something had, and he was served later", 3 * time.Minute, 1, 10 * time.Second, director.Serve},
+	} {
+		tracker := director.NewTracker(graces)
+		tracker.Observe(begin, director.Snapshot{CurrentAt: begin, Backends: backends})
+		left := begin.Add(5 * time.Minute)
+		tracker.Observe(left, director.Snapshot{CurrentAt: left, Backends: backends})
+		back := left.Add(c.away)
+		tracker.Observe(back, director.Snapshot{CurrentAt: left, Backends: backends, Blind: c.away, Gaps: c.gaps})
+		now := back.Add(time.Minute)
+		view := tracker.Observe(now, director.Snapshot{CurrentAt: now, Backends: backends, Blind: c.away, Gaps: c.gaps})
+		got := director.Policy{}.Decide(director.Facts{
+			Now: now, View: view, Row: director.RowUnavailable, Remembered: &director.Remembered{Backend: "a", At: back.Add(c.learned)},
+		})
+		if got.Verb != c.want {
+			t.Errorf("%s: %s (%s), want %s", c.name, got.Verb, got.Reason, c.want)
+		}
+	}
+}
+
 // A replica that hears of a return early serves users whom another one, which has not heard of it yet, moves a moment later. It must not
 // remember them where they were. The history checker found this.
 func TestReturnAfterTheGraceIsNotRemembered(t *testing.T) {

@@ -21,14 +21,15 @@ type View struct {
 
 	alive []Backend // sorted by name
 	since []time.Time
-	// settled is, of backends that came back after their users had stopped waiting, from when on nobody moves them any more: other
-	// replicas may hear of the return later.
+	// settled is, of backends that came back after their users had stopped waiting, or may have, from when on nobody moves them any more:
+	// other replicas may hear of the return later.
 	settled map[string]time.Time
 	byName  map[string]int
 	byAddr  map[netip.Addr]int
 	losses  map[string]Loss
 	sets    []StatefulSet // sorted by name
 	blind   time.Duration // as in the snapshot
+	gaps    int           // too
 	graces  Graces
 	// unseen is until when the users of backends wait that were never seen alive.
 	unseen time.Time

@@ -59,6 +59,10 @@ type Watch struct {
 	locked            bool          // no right is left, and that was logged
 	troubled          time.Time     // the source fails, and that was counted until then; zero while it does not
 	blind             time.Duration // for how long it failed, all in all
+	provenAt          time.Time
+	sighted           time.Duration      // what blind was at the last proof
+	versions          map[string]version // of what was published last
+	gaps              int                // how often those had changed when it had been blind since the last proof
 
 	mu     sync.Mutex
 	source *feed // slices or endpoints, nil before the first list
@@ -321,6 +325,7 @@ func (w *Watch) publish(now, provenAt time.Time, follow func(*feed)) (again time
 	}
 	// Endpoints do not list pods that terminate: there, what vanished has not just been listed anew.
 	backends, again = w.settling.apply(now, w.pace.settle, backends, w.source == w.slices || w.shown != w.source)
+	w.compare(objects, provenAt)
 	w.shown = w.source
 	for _, b := range backends {
 		name, _, ok := director.StatefulSetOf(b.Name)
@@ -332,7 +337,7 @@ func (w *Watch) publish(now, provenAt time.Time, follow func(*feed)) (again time
 			follow(set)
 		}
 	}
-	snapshot := director.Snapshot{Backends: backends, ListsTerminating: w.source == w.slices, Blind: w.blind, CurrentAt: provenAt}
+	snapshot := director.Snapshot{Backends: backends, ListsTerminating: w.source == w.slices, Blind: w.blind, Gaps: w.gaps, CurrentAt: provenAt}
 	for _, name := range slices.Sorted(maps.Keys(w.sets)) {
 		if set, ok := setOf(w.sets[name]); ok {
 			snapshot.StatefulSets = append(snapshot.StatefulSets, set)
@@ -340,6 +345,23 @@ func (w *Watch) publish(now, provenAt time.Time, follow func(*feed)) (again time
 	}
 	w.config.Publish(snapshot)
 	return again
+}
+
+// compare notes whether what is published now was changed while that could not be seen. What comes back is listed as if it had never
+// been away: its object alone tells.
+func (w *Watch) compare(objects []runtime.Object, provenAt time.Time) {
+	versions := make(map[string]version, len(objects))
+	for _, o := range objects {
+		name, v := versionOf(o)
+		versions[name] = v
+	}
+	if w.shown != nil && w.blind > w.sighted && (w.shown != w.source || !maps.Equal(versions, w.versions)) {
+		w.gaps++
+	}
+	w.versions = versions
+	if provenAt.After(w.provenAt) {
+		w.provenAt, w.sighted = provenAt, w.blind
+	}
 }
 
 func (w *Watch) convert(objects []runtime.Object) ([]director.Backend, error) {

@@ -497,6 +497,48 @@ func TestAnEmptyListIsNoReasonToBeginAnew(t *testing.T) {
 	})
 }
 
+// TestChangesWithoutContactAreCounted holds that it is told whether a backend may have been away while the server was, and only then.
+func TestChangesWithoutContactAreCounted(t *testing.T) {
+	eachSource(t, func(t *testing.T, server *apitest.Server, _ string) {
+		set(server, pods{ready: []int{0, 1}})
+		b := newBench(t, server)
+		b.shows(t, zero+"; "+one)
+		b.proven(t)
+		gaps := func() int {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.snapshots[len(b.snapshots)-1].Gaps
+		}
+		cut := func(meanwhile func()) {
+			server.Refuse(http.StatusInternalServerError)
+			server.Cut()
+			until(t, "the fault is noticed", func() bool { _, failing := b.Describe(); return failing })
+			meanwhile()
+			server.Refuse(0)
+			until(t, "it works again", func() bool { b.Confirm(); _, failing := b.Describe(); return !failing })
+			b.proven(t)
+		}
+		cut(func() {})
+		if n := gaps(); n != 0 {
+			t.Errorf("%d times while nothing changed", n)
+		}
+		set(server, pods{ready: []int{0}, notReady: []int{1}})
+		until(t, "the loss is shown", func() bool { text, _, _ := b.last(); return text != zero+"; "+one })
+		set(server, pods{ready: []int{0, 1}})
+		b.shows(t, zero+"; "+one)
+		if n := gaps(); n != 0 {
+			t.Errorf("%d times while all was seen", n)
+		}
+		cut(func() {
+			set(server, pods{ready: []int{0}, notReady: []int{1}})
+			set(server, pods{ready: []int{0, 1}})
+		})
+		if gaps() == 0 {
+			t.Error("a backend was away, and nobody says so")
+		}
+	})
+}
+
 // TestTimeWithoutContactIsCounted holds that no proof comes before the time is counted in which the server was away, and
 // that it is counted once.
 func TestTimeWithoutContactIsCounted(t *testing.T) {
