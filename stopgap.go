@@ -16,6 +16,9 @@ const (
 	// outageRingFor is how long after an outage new users are still proposed by the ring that was used in it: until then every
 	// replica has written what it proposed, and no other may have proposed something else meanwhile.
 	outageRingFor = time.Minute
+	// hiccup is how long an outage takes at least. A row that somebody else has locked looks like a shorter one, and if that froze the ring
+	// each time, replicas would have rings of different ages.
+	hiccup = time.Second
 	// rosterEvery is how often it is read who has a mapping.
 	rosterEvery = 5 * time.Minute
 	// reconcileEvery is how often it is looked whether something is to be reconciled.
@@ -35,9 +38,11 @@ type stopgap struct {
 	roster atomic.Pointer[roster]
 	ring   atomic.Pointer[Ring] // of the outage, nil when there is none
 
-	mu    sync.Mutex
-	until time.Time         // when the ring is given up; zero while the store is down, which a row that cannot be written shows too
-	users map[string]string // who was proposed what, and has no row yet
+	mu     sync.Mutex
+	begun  time.Time
+	until  time.Time         // when the ring is given up; zero while the store is down, which a row that cannot be written shows too
+	before time.Time         // what until was before, or when the outage began if there was no ring
+	users  map[string]string // who was proposed what, and has no row yet
 }
 
 // roster is the hashes of all users who have a mapping, in order.
@@ -53,17 +58,22 @@ func (s *stopgap) begin(ring Ring, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.giveUp(now) // nobody new may have asked since
-	s.until = time.Time{}
-	if ring != nil {
-		s.ring.CompareAndSwap(nil, &ring)
+	s.before, s.until, s.begun = s.until, time.Time{}, now
+	if ring != nil && s.ring.CompareAndSwap(nil, &ring) {
+		s.before = now
 	}
 }
 
-// end says that the store answers again.
+// end says that the store answers again. What was a hiccup, in which nobody was let in, changes nothing.
 func (s *stopgap) end(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.until = now.Add(outageRingFor)
+	if now.Sub(s.begun) < hiccup && len(s.users) == 0 && !s.before.IsZero() {
+		s.until = s.before
+	} else {
+		s.until = now.Add(outageRingFor)
+	}
+	s.giveUp(now)
 }
 
 // ringAt returns the ring of the outage that there is or that was a moment ago, nil for none.

@@ -102,7 +102,7 @@ func TestNewUsersDuringAnOutage(t *testing.T) {
 			b.reconciling(nil, journal)
 		}
 		one.want("bob", director.Serve, director.Mapped, "dovecot-backend-1")
-		time.Sleep(time.Second)
+		time.Sleep(1300 * time.Millisecond) // between what is done each second
 		store.setDown(true)
 		one.want("bob", director.Serve, director.LastKnown, "dovecot-backend-1")
 		one.want("old", director.Unavailable, director.StoreDown, "") // has a row, but this replica does not know which
@@ -294,6 +294,42 @@ func TestAnOutageAfterAStart(t *testing.T) {
 		b.want("new", director.Unavailable, director.StoreDown, "")
 		time.Sleep(graces.Failover)
 		b.want("new", director.Serve, director.Provisional, "dovecot-backend-0")
+	})
+}
+
+// TestALockedRowIsNoOutage holds that the ring stays what it is while somebody's row is locked now and then.
+func TestALockedRowIsNoOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, newMemory(), proposes)
+		b.see(backends(3)[1:])
+		b.store.put("ada", "dovecot-backend-1")
+		b.store.put("bob", "dovecot-backend-1")
+		b.reconciling(nil, &diary{})
+		hiccup := func() {
+			b.store.setDown(true)
+			b.want("ada", director.Unavailable, director.StoreDown, "")
+			b.store.setDown(false)
+			b.want("bob", director.Serve, director.Mapped, "")
+		}
+		hiccup()
+		b.see(backends(3))
+		b.want("new", director.Serve, director.Proposed, "dovecot-backend-0")
+		hiccup()
+		b.want("newer", director.Serve, director.Proposed, "dovecot-backend-0")
+
+		// In the minute after an outage the ring of the outage stays, and no longer.
+		b.see(backends(3)[1:])
+		b.store.setDown(true)
+		b.want("ada", director.Unavailable, director.StoreDown, "")
+		time.Sleep(2 * time.Second)
+		b.store.setDown(false)
+		b.want("bob", director.Serve, director.Mapped, "")
+		b.see(backends(3))
+		time.Sleep(30 * time.Second)
+		hiccup()
+		b.want("newest", director.Serve, director.Provisional, "dovecot-backend-1")
+		time.Sleep(31 * time.Second)
+		b.want("last", director.Serve, director.Proposed, "dovecot-backend-0")
 	})
 }
 
