@@ -24,24 +24,6 @@ const (
 	SwitchedOff
 )
 
-// String returns the condition's word as logs and status pages show it.
-func (c Condition) String() string {
-	switch c {
-	case Ready:
-		return "ready"
-	case NotReady:
-		return "not ready"
-	case Terminating:
-		return "terminating"
-	case Stopping:
-		return "stopping"
-	case SwitchedOff:
-		return "off"
-	default:
-		return "unknown"
-	}
-}
-
 // Backend is one Dovecot backend as a source sees it. It is a value: treat Ports as read-only, copies share it.
 type Backend struct {
 	// Name is the backend's identity: the pod's name in a StatefulSet. Mappings hold it, the ring hashes it.

@@ -31,6 +31,7 @@ type errand struct {
 	begun     []director.Move
 	times     []time.Time
 	ended     []string
+	why       string // of the last
 	stood     []director.Standing
 	notes     []string
 	begins    time.Time
@@ -66,15 +67,16 @@ func (e *errand) Order(_ context.Context, t director.Task, s *director.Standing)
 	return nil
 }
 
-func (e *errand) End(_ context.Context, name, _, _ string) (bool, error) {
+func (e *errand) End(_ context.Context, name, _, why string) (bool, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.ended = append(e.ended, name)
+	e.ended, e.why = append(e.ended, name), why
 	if e.atEnd != nil {
 		e.atEnd()
 	}
+	before := len(e.tasks)
 	e.tasks = slices.DeleteFunc(e.tasks, func(t director.Task) bool { return t.Name() == name })
-	return true, nil
+	return len(e.tasks) < before, nil
 }
 
 func (e *errand) Residents(_ context.Context, backends []string) (residents []director.Resident, err error) {

@@ -404,3 +404,33 @@ func TestMoverWithoutAView(t *testing.T) {
 		}
 	})
 }
+
+// TestMoverWakes holds that a move that was begun here does not wait for the next look.
+func TestMoverWakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		box := newMailbox(t, 0)
+		begun := box.move
+		box.move = nil
+		replica := &mover{mailbox: box}
+		m := director.NewMover(director.MoverConfig{Moves: replica, Sessions: replica, View: seeing("b-0", "b-1")})
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { _ = m.Run(ctx) })
+		synctest.Wait()
+		box.mu.Lock()
+		box.move = begun
+		box.mu.Unlock()
+		at := time.Now()
+		m.Wake()
+		m.Wake() // never blocks
+		synctest.Wait()
+		box.mu.Lock()
+		held := box.held
+		box.mu.Unlock()
+		if !held.Equal(at) {
+			t.Errorf("held at %s, woken at %s", held, at)
+		}
+		cancel()
+		running.Wait()
+	})
+}

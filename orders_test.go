@@ -115,3 +115,48 @@ func TestAMoveHolds(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestFingerprint holds what replicas have to see alike to agree.
+func TestFingerprint(t *testing.T) {
+	of := func(all []director.Backend) string {
+		b := newBench(t, newMemory())
+		if b.Self() != (director.Replica{}) {
+			t.Error("a replica without a view says something of it")
+		}
+		b.see(backends(3))
+		b.see(all)
+		self := b.Self()
+		if lost := 3 - self.Alive; self.Lost != lost || self.Generation != b.View().Generation {
+			t.Errorf("%+v", self)
+		}
+		return self.Fingerprint
+	}
+	seen := map[string]string{}
+	for name, all := range map[string][]director.Backend{
+		"all":     backends(3),
+		"address": {backend(0), backend(1), func() director.Backend { b := backend(2); b.Addr = backend(7).Addr; return b }()},
+		"weight":  {backend(0), backend(1), func() director.Backend { b := backend(2); b.Weight = 2; return b }()},
+		"failed":  with(backends(3), 2, director.NotReady),
+		"deleted": with(backends(3), 2, director.Stopping),
+		"another": with(backends(3), 1, director.NotReady),
+	} {
+		print := of(all)
+		if twin, ok := seen[print]; ok {
+			t.Errorf("%s and %s are alike", name, twin)
+		}
+		seen[print] = name
+		if again := of(all); again != print {
+			t.Errorf("%s: two replicas that see the same differ", name)
+		}
+	}
+}
+
+func TestHeard(t *testing.T) {
+	b := newBench(t, newMemory(), obeys)
+	if b.Heard() {
+		t.Error("nothing was said yet")
+	}
+	if b.Obey(director.Orders{}); !b.Heard() {
+		t.Error("no orders are orders too")
+	}
+}

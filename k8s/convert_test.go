@@ -33,7 +33,7 @@ func brief(backends []director.Backend) string {
 			ports = append(ports, fmt.Sprintf("%s:%d", name, b.Ports[name]))
 		}
 		addr := b.Addr.String()
-		all = append(all, fmt.Sprintf("%s@%s %s %s", strings.TrimPrefix(b.Name, "dovecot-backend-"), addr[strings.LastIndexByte(addr, '.')+1:], b.Condition, strings.Join(ports, " ")))
+		all = append(all, fmt.Sprintf("%s@%s %s %s", strings.TrimPrefix(b.Name, "dovecot-backend-"), addr[strings.LastIndexByte(addr, '.')+1:], []string{"ready", "not ready", "terminating", "stopping"}[b.Condition], strings.Join(ports, " ")))
 	}
 	return strings.Join(all, "; ")
 }
