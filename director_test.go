@@ -53,8 +53,11 @@ func (m *memory) Get(_ context.Context, user string) (director.Mapping, error) {
 }
 
 func (m *memory) Assign(_ context.Context, a director.Assignment) (director.Mapping, error) {
-	if m.beforeAssign != nil {
-		m.beforeAssign(a)
+	m.mu.Lock()
+	before := m.beforeAssign
+	m.mu.Unlock()
+	if before != nil {
+		before(a)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
