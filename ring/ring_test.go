@@ -359,3 +359,25 @@ func TestPlacementIsIndependentOfOrderAndOfNonsense(t *testing.T) {
 		t.Errorf("placed %q in no room", got)
 	}
 }
+
+// TestDifference holds how much two tables differ, and that it is what moves of the users.
+func TestDifference(t *testing.T) {
+	five, six, none := ring.Build(pods(5)), ring.Build(pods(6)), ring.Build(nil)
+	for name, tc := range map[string]struct {
+		a, b        *ring.Table
+		least, most float64
+	}{
+		"itself":            {five, ring.Build(pods(5)), 0, 0},
+		"none and none":     {none, ring.Build(nil), 0, 0},
+		"none and some":     {none, five, 1, 1},
+		"some and none":     {five, none, 1, 1},
+		"all others":        {ring.Build(pods(1)), ring.Build(pods(2)[1:]), 1, 1},
+		"one more of six":   {five, six, six.Shares()[pods(6)[5].Name], 0.25},
+		"one fewer of six":  {six, five, six.Shares()[pods(6)[5].Name], 0.25},
+		"one more of equal": {ring.Build(pods(1)), ring.Build(pods(2)), 0.45, 0.55},
+	} {
+		if d := tc.a.Difference(tc.b); d < tc.least-1e-9 || d > tc.most {
+			t.Errorf("%s: %v, want %v to %v", name, d, tc.least, tc.most)
+		}
+	}
+}

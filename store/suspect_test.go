@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	director "github.com/k-web-s/go-dovecot-director"
 )
@@ -64,4 +66,49 @@ func TestALockedRowIsWaitedForAlone(t *testing.T) {
 	if slices.Sort(want[4:6]); !slices.Equal(l.asked, want) {
 		t.Errorf("asked %q, want %q", l.asked, want)
 	}
+}
+
+// TestSuspectsAreForgotten holds that nobody is a suspect for longer than a minute, and that there are never too many.
+func TestSuspectsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db := newDB(&lockedRow{}, "test", 1, 10, slog.New(slog.DiscardHandler))
+		db.accuse("ada")
+		time.Sleep(suspectFor)
+		if !db.suspect("ada") || db.suspect("bob") {
+			t.Error("who was refused a moment ago is no suspect, or who was not is one")
+		}
+		time.Sleep(time.Second)
+		if db.suspect("ada") || len(db.refusals) > 0 {
+			t.Errorf("suspects after a minute: %v", db.refusals)
+		}
+		for i := range maxSuspects {
+			db.accuse(fmt.Sprintf("user-%d", i))
+		}
+		if db.accuse("ada"); db.suspect("ada") || len(db.refusals) != maxSuspects {
+			t.Errorf("%d suspects, %d are the most", len(db.refusals), maxSuspects)
+		}
+		time.Sleep(suspectFor + time.Second)
+		if db.accuse("ada"); !db.suspect("ada") || len(db.refusals) != 1 {
+			t.Errorf("%d suspects, of which one has been so for less than a minute", len(db.refusals))
+		}
+	})
+}
+
+// TestFaultsAreLoggedOnceAMinute holds for each text.
+func TestFaultsAreLoggedOnceAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		db := newDB(&lockedRow{}, "test", 1, 10, slog.New(slog.NewTextHandler(&log, nil)))
+		for i, step := range []struct {
+			fault string
+			after time.Duration
+			lines int
+		}{{"one", 0, 1}, {"one", complainEvery - 1, 1}, {"two", 0, 2}, {"one", 0, 3}, {"one", complainEvery, 4}} {
+			time.Sleep(step.after)
+			db.complain(errors.New(step.fault))
+			if n := strings.Count(log.String(), "\n"); n != step.lines {
+				t.Errorf("step %d: %d lines, want %d", i, n, step.lines)
+			}
+		}
+	})
 }

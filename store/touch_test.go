@@ -2,8 +2,10 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,5 +44,74 @@ func TestTouchesLeaveTheDatabaseTimeForOthers(t *testing.T) {
 				t.Errorf("%s: %d users in %d statements took %s, want %s", name, w.users, w.statements, took, tc.want)
 			}
 		})
+	}
+}
+
+// moodyWriter is a database that keeps what is touched, unless it fails so.
+type moodyWriter struct {
+	database
+	fails   kind
+	during  func()
+	touched map[string]string
+}
+
+func (w *moodyWriter) touch(_ context.Context, touches []touch) error {
+	if w.during != nil {
+		w.during()
+	}
+	if w.fails != none {
+		return errors.New("no")
+	}
+	for _, t := range touches {
+		w.touched[t.user] = t.backend
+	}
+	return nil
+}
+
+func (w *moodyWriter) explain(err error) (kind, error) { return w.fails, err }
+
+// TestTouchesThatFail holds what is kept of touches that were not written: what is not newer by then, and no more than so many.
+func TestTouchesThatFail(t *testing.T) {
+	w := &moodyWriter{fails: broken, touched: map[string]string{}}
+	db := newDB(w, "test", 1, 1, slog.New(slog.DiscardHandler))
+	<-db.health.wake
+	db.Touch("ada", "backend-0")
+	db.Touch("bob", "backend-0")
+	w.during = func() { db.Touch("bob", "backend-1") }
+	if err := db.flush(t.Context(), 0); err == nil || len(w.touched) > 0 || len(db.health.wake) != 1 {
+		t.Errorf("%v, touched %v, %d probes", err, w.touched, len(db.health.wake))
+	}
+	w.fails, w.during = none, nil
+	want := map[string]string{"ada": "backend-0", "bob": "backend-1"}
+	if err := db.flush(t.Context(), 0); err != nil || !maps.Equal(w.touched, want) {
+		t.Errorf("%v, touched %v", err, w.touched)
+	}
+	clear(w.touched)
+	if err := db.flush(t.Context(), 0); err != nil || len(w.touched) > 0 {
+		t.Errorf("%v, touched again: %v", err, w.touched)
+	}
+
+	// Who cannot be stored has no row to touch: trying again would lead nowhere.
+	w.fails = refused
+	db.Touch("ada", "backend-0")
+	if err := db.flush(t.Context(), 0); err != nil || len(db.touches) > 0 {
+		t.Errorf("%v, %d wait", err, len(db.touches))
+	}
+
+	// While the database is down, those who are known already are noted still.
+	w.fails = broken
+	w.during = func() {
+		for i := range maxTouches {
+			db.Touch(fmt.Sprintf("user-%d", i), "backend-0")
+		}
+	}
+	db.Touch("ada", "backend-0")
+	if err := db.flush(t.Context(), 0); err == nil || len(db.touches) != maxTouches {
+		t.Errorf("%v, %d wait", err, len(db.touches))
+	}
+	db.Touch("one too many", "backend-0")
+	db.Touch("user-7", "backend-1")
+	if len(db.touches) != maxTouches || db.touches["user-7"] != "backend-1" || db.touches["ada"] != "" {
+		t.Errorf("%d wait, user-7 on %s", len(db.touches), db.touches["user-7"])
 	}
 }
