@@ -6,3 +6,6 @@ import "time"
 func (w *Watch) Hurry(retry, denied time.Duration) {
 	w.pace = pace{denied: denied, pause: 100 * time.Millisecond, retry: retry, retryMax: 10 * retry, settle: 5 * time.Second}
 }
+
+// Prove lets a proof come in of Endpoints, wherever the backends are read from.
+func (w *Watch) Prove(at time.Time) { w.proofs <- proof{of: w.endpoints, at: at} }

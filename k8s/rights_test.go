@@ -73,6 +73,34 @@ func TestARightIsGivenAndTaken(t *testing.T) {
 	}
 }
 
+// TestEndpointsAreLeftForSlices holds that nobody follows Endpoints any more once EndpointSlices are read, and that a proof of those, which
+// is late, proves nothing.
+func TestEndpointsAreLeftForSlices(t *testing.T) {
+	t.Parallel()
+	server := apitest.New(t, apitest.Endpoints)
+	set(server, pods{ready: []int{0}})
+	b := newBench(t, server)
+	b.describes(t, "Endpoints mail/dovecot-backend")
+	server.Grant(apitest.EndpointSlices)
+	b.describes(t, "EndpointSlices mail/dovecot-backend")
+	b.proven(t)
+	endpoints, slices := followed(server, apitest.Endpoints), followed(server, apitest.EndpointSlices)
+	for i := range 3 {
+		server.Cut()
+		until(t, "it watches again", func() bool { return followed(server, apitest.EndpointSlices) > slices+i })
+	}
+	if n := followed(server, apitest.Endpoints); n != endpoints {
+		t.Errorf("Endpoints were asked for %d times more", n-endpoints)
+	}
+	late := time.Now().Add(time.Hour)
+	b.Prove(late)
+	set(server, pods{ready: []int{0, 1}})
+	b.shows(t, zero+"; "+one)
+	if _, at, _ := b.last(); !at.Before(late) {
+		t.Error("Endpoints have proven what EndpointSlices show")
+	}
+}
+
 // TestASourceThatIsTakenUpAgainStartsAfresh holds that what failed with EndpointSlices, before the right to them was taken,
 // does not count once it is given back.
 func TestASourceThatIsTakenUpAgainStartsAfresh(t *testing.T) {

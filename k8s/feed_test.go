@@ -1,0 +1,74 @@
+package k8s
+
+import (
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// TestWhatAFeedKnowsOfItsRights holds when a denied right is believed, for how long, and what other faults change about that.
+func TestWhatAFeedKnowsOfItsRights(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		no := apierrors.NewForbidden(schema.GroupResource{Resource: resourceSlices}, "", nil)
+		fault := errors.New("etcd has no leader")
+		changes := 0
+		// It has no client: what asks the server panics.
+		f := newFeed(resource{kind: "EndpointSlices"}, slog.New(slog.DiscardHandler), &pace{denied: 5 * time.Second, pause: 30 * time.Second}, nil, func() { changes++ })
+		is := func(step string, denied, believed bool) {
+			t.Helper()
+			if d, b := f.denied(); d != denied || b != believed {
+				t.Errorf("%s: denied %t, believed %t", step, d, b)
+			}
+		}
+		is("nothing was asked", false, false)
+		f.answered(toList, no)
+		is("denied once", true, false)
+		time.Sleep(4 * time.Second)
+		f.answered(toList, no)
+		is("denied for 4 s", true, false)
+		f.answered(toList, fault)
+		is("a fault grants nothing", true, false)
+		time.Sleep(time.Second)
+		f.answered(toList, no)
+		is("denied since 0 s: before, there was a fault", true, false)
+		time.Sleep(5 * time.Second)
+		f.answered(toList, no)
+		is("denied for 5 s", true, true)
+		if f.prove(t.Context()) || f.refusal(toList) == nil || f.refusal(toWatch) != nil {
+			t.Error("the server is asked for what it denies")
+		}
+		if _, err := f.tryList(t.Context(), f.selector); !errors.Is(err, no) {
+			t.Error(err)
+		}
+		time.Sleep(30 * time.Second)
+		if f.refusal(toList) != nil {
+			t.Error("the server is not asked again")
+		}
+
+		f.answered(toWatch, fault)
+		f.forget()
+		is("taken up again", true, true)
+		if trouble := f.trouble(); !strings.HasPrefix(trouble, "list fails: ") {
+			t.Errorf("taken up again: %s", trouble)
+		}
+		before := changes
+		f.answered(toList, nil)
+		is("granted", false, false)
+		if f.trouble() != "" || changes == before {
+			t.Errorf("granted: %q, %d changes", f.trouble(), changes-before)
+		}
+		before = changes
+		f.answered(toList, nil)
+		f.answered(toWatch, fault)
+		f.answered(toWatch, fault)
+		if changes != before+1 {
+			t.Errorf("%d changes by one fault", changes-before)
+		}
+	})
+}
