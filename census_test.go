@@ -246,7 +246,7 @@ func evening(t *testing.T, lazy director.Lazy, change func(*errand, *polling, *d
 	}
 	e := &errand{store: p.store, begins: time.Now()}
 	lazy.Census = p.Census
-	config := director.ConductorConfig{Director: p.Director, Tasks: e, Sessions: p.house, Lazy: lazy}
+	config := director.ConductorConfig{Director: p.Director, Tasks: e, Sessions: p.house, Lazy: lazy, Begun: func() { e.woken++ }}
 	if change != nil {
 		change(e, p, &config)
 	}
@@ -287,6 +287,8 @@ func TestLazy(t *testing.T) {
 			time.AfterFunc(150*time.Second, func() { p.set("", 0, -1) })
 			time.AfterFunc(8*time.Minute, func() { p.set("", 0, -2) })
 		}, 18, 26},
+		"many are on their way":   {director.Lazy{Above: 1, Rate: 100}, func(_ *errand, p *polling, _ *director.ConductorConfig) { p.moving(495) }, 5, 50},
+		"all that may be are":     {director.Lazy{Above: 1, Rate: 100}, func(_ *errand, p *polling, _ *director.ConductorConfig) { p.moving(500) }, 0, 0},
 		"some were moved by hand": {director.Lazy{Above: 1, Rate: 100}, func(_ *errand, p *polling, _ *director.ConductorConfig) { p.moveAway(30) }, 10, 20},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -294,6 +296,9 @@ func TestLazy(t *testing.T) {
 				e := evening(t, tc.lazy, tc.change)
 				if n := len(e.begun); n < tc.least || n > tc.most {
 					t.Errorf("%d moves, want %d to %d", n, tc.least, tc.most)
+				}
+				if (e.woken > 0) != (len(e.begun) > 0) {
+					t.Errorf("the mover was woken %d times for %d moves", e.woken, len(e.begun))
 				}
 				for i, m := range e.begun {
 					if m.User < "u0004" || e.settled[m.User] || m.To == m.From || !m.IdleOnly || m.Reason != director.Evened {
@@ -313,6 +318,15 @@ func (p *polling) moveAway(n int) {
 	for user := range crowd(n, 0) {
 		p.store.put(user, backend(1).Name)
 	}
+}
+
+// moving lets so many other users be on their way.
+func (p *polling) moving(n int) {
+	var users []string
+	for i := range n {
+		users = append(users, fmt.Sprintf("x%d", i))
+	}
+	p.Obey(director.Orders{Moving: users})
 }
 
 func pinned(n int) map[string]bool {

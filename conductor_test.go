@@ -32,6 +32,7 @@ type errand struct {
 	times     []time.Time
 	ended     []string
 	why       string // of the last
+	woken     int    // how often a mover was
 	stood     []director.Standing
 	notes     []string
 	begins    time.Time

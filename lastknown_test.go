@@ -88,3 +88,31 @@ func TestLastKnownLearnsAnew(t *testing.T) {
 		t.Errorf("remembers somebody it never saw: %+v", r)
 	}
 }
+
+// TestLastKnownForgetsOneOfABucket holds that its neighbours stay, and that it is known how many are remembered.
+func TestLastKnownForgetsOneOfABucket(t *testing.T) {
+	table := newLastKnown(4, nil)
+	now := time.Unix(1_800_000_000, 0)
+	is := func(size int64, users ...string) {
+		t.Helper()
+		for _, user := range users {
+			if table.recall(user) == nil {
+				t.Errorf("%s is not remembered", user)
+			}
+		}
+		if n := table.size.Load(); n != size {
+			t.Errorf("%d are remembered, want %d", n, size)
+		}
+	}
+	for i, user := range []string{"ada", "bob", "cyd", "ada"} {
+		table.learn(user, "backend-0", now.Add(time.Duration(i)*time.Second))
+	}
+	is(3, "ada", "bob", "cyd")
+	table.forget("bob")
+	table.forget("bob")
+	is(2, "ada", "cyd")
+	for i, user := range []string{"dan", "eve", "fay"} {
+		table.learn(user, "backend-0", now.Add(time.Duration(10+i)*time.Second))
+	}
+	is(4, "ada", "dan", "eve", "fay") // the oldest has given way
+}

@@ -3,6 +3,7 @@ package director_test
 import (
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	director "github.com/k-web-s/go-dovecot-director"
@@ -432,4 +433,44 @@ func TestUsersOfUnseenBackendsDoNotWaitWhileTheSourceIsOutOfTouch(t *testing.T) 
 			t.Errorf("out of touch for %d s: they wait until %d, want %d", blind, got, want)
 		}
 	}
+}
+
+// TestTheGenerationGrowsWithTheContent holds that it does so with each change of a loss that can be seen, and with no other snapshot.
+func TestTheGenerationGrowsWithTheContent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, newMemory())
+		sets := []director.StatefulSet{{Name: "dovecot-backend", Replicas: 4, Termination: time.Minute}}
+		var blind time.Duration
+		observe := func(all []director.Backend) {
+			b.Observe(director.Snapshot{Backends: all, StatefulSets: sets, ListsTerminating: true, CurrentAt: time.Now(), Blind: blind})
+		}
+		observe(backends(4))
+		failed := with(backends(4), 3, director.NotReady)
+		for _, step := range []struct {
+			what  string
+			all   []director.Backend
+			blind time.Duration
+			grows bool
+		}{
+			{"nothing", backends(4), 0, false},
+			{"a failure", failed, 0, true},
+			{"nothing", failed, 0, false},
+			{"time without contact", failed, time.Second, true},
+			{"it stops", with(backends(4), 3, director.Stopping), time.Second, true},
+			{"nothing", with(backends(4), 3, director.Stopping), time.Second, false},
+			{"another serves to its end", with(with(backends(4), 3, director.Stopping), 2, director.Terminating), time.Second, true},
+			{"nothing", with(with(backends(4), 3, director.Stopping), 2, director.Terminating), time.Second, false},
+			{"it serves no more", with(with(backends(4), 3, director.Stopping), 2, director.Stopping), time.Second, true},
+			{"a panic", with(with(with(backends(4), 3, director.Stopping), 2, director.Stopping), 1, director.NotReady), time.Second, true},
+			{"nothing", with(with(with(backends(4), 3, director.Stopping), 2, director.Stopping), 1, director.NotReady), time.Second, false},
+		} {
+			time.Sleep(time.Second)
+			before := b.View().Generation
+			blind = step.blind
+			observe(step.all)
+			if grown := b.View().Generation - before; grown > 1 || (grown == 1) != step.grows {
+				t.Errorf("%s: the generation grew by %d", step.what, grown)
+			}
+		}
+	})
 }

@@ -72,6 +72,11 @@ func TestNextStep(t *testing.T) {
 		if (step.Verb == director.StepWait) != (step.For > 0) {
 			t.Errorf("%s: waits %s", name, step.For)
 		}
+		// It waits until what has to be over is, and no longer.
+		switch until := tc.move.Held + step.For; {
+		case name == "lookups may be under way" && until != 4*time.Second, name == "switched" && until != 2*time.Second:
+			t.Errorf("%s: waits until %s", name, until)
+		}
 	}
 }
 

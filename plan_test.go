@@ -189,3 +189,24 @@ func TestWhomAPlanLeavesAlone(t *testing.T) {
 		t.Errorf("even already: %+v", plan.Moves)
 	}
 }
+
+// TestUsersWithoutALoadStay holds that nobody is moved in vain, be he the first in line or on a backend that is not a member.
+func TestUsersWithoutALoadStay(t *testing.T) {
+	members := []director.Member{{Name: "b-0", Weight: 1}, {Name: "b-1", Weight: 1}}
+	var residents []director.Resident
+	for i := range 8 {
+		residents = append(residents,
+			director.Resident{User: fmt.Sprintf("idle-%d", i), Backend: "b-0", Idle: true},
+			director.Resident{User: fmt.Sprintf("user-%d", i), Backend: "b-0", Load: 1},
+			director.Resident{User: fmt.Sprintf("else-%d", i), Backend: "b-9", Load: 1})
+	}
+	plan := director.Planner{IdleFirst: true}.Plan(members, fixedRing(members), residents)
+	if len(plan.Moves) != 4 || plan.Least != 4 {
+		t.Errorf("%d moves, %d at least", len(plan.Moves), plan.Least)
+	}
+	for _, m := range plan.Moves {
+		if m.Load == 0 || m.Backend != "b-0" || m.To != "b-1" {
+			t.Errorf("%+v", m)
+		}
+	}
+}

@@ -1,5 +1,7 @@
 package k8s
 
+//lint:file-ignore SA1019 Endpoints are what the minimal rights allow; they are deprecated and go on working
+
 import (
 	"errors"
 	"log/slog"
@@ -8,7 +10,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -52,8 +56,12 @@ func TestWhatAFeedKnowsOfItsRights(t *testing.T) {
 		}
 
 		f.answered(toWatch, fault)
+		f.listed, f.objects = true, map[string]runtime.Object{"a": &corev1.Endpoints{}}
 		f.forget()
 		is("taken up again", true, true)
+		if objects, listed := f.state(); listed || len(objects) > 0 {
+			t.Errorf("taken up again: listed %t, %v", listed, objects)
+		}
 		if trouble := f.trouble(); !strings.HasPrefix(trouble, "list fails: ") {
 			t.Errorf("taken up again: %s", trouble)
 		}

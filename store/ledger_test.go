@@ -474,7 +474,8 @@ func TestJournal(t *testing.T) {
 		assign(t, one.db, "ada", "192.0.2.1", "b-0", director.Renamed)
 		assign(t, one.db, "ada", "b-0", "b-1", director.Placed)
 		assign(t, one.db, "eve", "", "b-0", director.Provisional)
-		// Who loses the race changes nothing.
+		// Who loses the race changes nothing, nor does who says again what has happened.
+		assign(t, one.db, "ada", "b-0", "b-1", director.Placed)
 		must[director.Mapping](t)(one.db.Assign(t.Context(), director.Assignment{User: "eve", Becomes: "b-2", Reason: director.Provisional}))
 		must[director.Mapping](t)(one.db.Assign(t.Context(), director.Assignment{User: "ada", Was: "b-0", Becomes: "b-2", Reason: director.Placed}))
 		for _, pinned := range []bool{true, false} {
