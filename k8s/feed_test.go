@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -79,4 +80,35 @@ func TestWhatAFeedKnowsOfItsRights(t *testing.T) {
 			t.Errorf("%d changes by one fault", changes-before)
 		}
 	})
+}
+
+// TestWhatProves holds what the watch must have, given what the server has.
+func TestWhatProves(t *testing.T) {
+	server := map[string]version{"a": {"uid-a", "100"}, "b": {"uid-b", "99"}}
+	for name, tc := range map[string]struct {
+		watch  map[string]version
+		proves bool
+	}{
+		"the same":           {server, true},
+		"a newer version":    {map[string]version{"a": {"uid-a", "101"}, "b": {"uid-b", "99"}}, true},
+		"an older version":   {map[string]version{"a": {"uid-a", "100"}, "b": {"uid-b", "98"}}, false},
+		"older, not by text": {map[string]version{"a": {"uid-a", "99"}, "b": {"uid-b", "99"}}, false},
+		"one too few":        {map[string]version{"a": {"uid-a", "100"}}, false},
+		"one too many":       {map[string]version{"a": {"uid-a", "100"}, "b": {"uid-b", "99"}, "c": {"uid-c", "1"}}, false},
+		"another name":       {map[string]version{"a": {"uid-a", "100"}, "c": {"uid-b", "99"}}, false},
+		"created anew":       {map[string]version{"a": {"uid-a", "100"}, "b": {"uid-b2", "120"}}, false},
+		"nothing":            {nil, false},
+	} {
+		f := newFeed(resource{}, slog.New(slog.DiscardHandler), &pace{}, nil, func() {})
+		f.listed, f.objects = true, map[string]runtime.Object{}
+		for object, v := range tc.watch {
+			f.objects[object] = &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: object, UID: v.uid, ResourceVersion: v.version}}
+		}
+		if got := f.holds(server); got != tc.proves {
+			t.Errorf("%s: proves %t", name, got)
+		}
+		if f.listed = false; f.holds(server) || f.holds(nil) {
+			t.Errorf("%s: proves before it was listed", name)
+		}
+	}
 }

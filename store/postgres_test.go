@@ -548,6 +548,47 @@ func TestALockedRowIsNotEverybodys(t *testing.T) {
 	}
 }
 
+// TestTouchesPassOverLockedRows holds that last_ts waits for nobody's lock: those who share the statement are touched.
+func TestTouchesPassOverLockedRows(t *testing.T) {
+	u := migrated(t, server)
+	pgtest.Exec(t, u, `INSERT INTO mailbox_username_backend SELECT 'user-' || n, 'b', now() - interval '1 hour' FROM generate_series(1, 3) AS n`)
+	session, err := sql.Open("postgres", u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	tx, err := session.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	if _, err := tx.Exec(`SELECT FROM mailbox_username_backend WHERE username = 'user-2' FOR UPDATE`); err != nil {
+		t.Fatal(err)
+	}
+	db := open(t, store.Config{URL: u})
+	age := func(user string) time.Duration {
+		m, err := db.Get(t.Context(), user)
+		if err != nil {
+			t.Error(err)
+		}
+		return m.Age
+	}
+	for n := range 3 {
+		db.Touch(fmt.Sprintf("user-%d", n+1), "b")
+	}
+	for deadline := time.Now().Add(time.Minute); age("user-1") > time.Minute || age("user-3") > time.Minute; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("they wait for the row that is locked")
+		}
+	}
+	if age("user-2") < time.Minute {
+		t.Error("the row that is locked was written")
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestTheTableIsChangedUnderPreparedStatements changes what the prepared statements return.
 func TestTheTableIsChangedUnderPreparedStatements(t *testing.T) {
 	u := migrated(t, server)
