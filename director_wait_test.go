@@ -127,6 +127,27 @@ func TestCutOffFromAll(t *testing.T) {
 	})
 }
 
+// TestUsersOfABackendThatIsBackAreNotRememberedAtOnce has one come back after its users had stopped waiting: until other replicas must have
+// heard of that, they may move a user who was just read.
+func TestUsersOfABackendThatIsBackAreNotRememberedAtOnce(t *testing.T) {
+	for after, remembered := range map[time.Duration]bool{time.Second: false, 6200 * time.Millisecond: false, 6500 * time.Millisecond: true} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t, newMemory())
+			b.store.put("ada", "dovecot-backend-1")
+			b.see(backends(3))
+			b.see(with(backends(3), 1, director.NotReady))
+			time.Sleep(graces.Failover)
+			b.see(backends(3))
+			time.Sleep(after)
+			b.want("ada", director.Serve, director.Mapped, "dovecot-backend-1")
+			b.store.setDown(true)
+			if a := b.lookup("ada"); (a.Reason == director.LastKnown) != remembered {
+				t.Errorf("read %s after the return: %s", after, a.Reason)
+			}
+		})
+	}
+}
+
 // TestWhileUsersWaitTheViewIsProvenNowAndThen holds that a source which lost contact gets to know it before the wait is
 // over, and that nobody waits for that.
 func TestWhileUsersWaitTheViewIsProvenNowAndThen(t *testing.T) {
