@@ -56,6 +56,7 @@ func TestFormat(t *testing.T) {
 		"fifty":           {pods(50), 0x32e99abf7b00b4f5},
 		"weights 1 2 3 0": {weighted, 0x33f08189cd9423ad},
 		"a name with a #": {[]director.Member{{Name: "a", Weight: 2}, {Name: "a#1", Weight: 1}}, 0x82fbcb0c737385cf},
+		"what just fits":  {pods(200), 0xbde04b4d2df08eee},
 		"more than fits":  {pods(201), 0x3c77c4a2d1102d},
 	} {
 		if got := ring.Build(tc.members).Checksum(); got != tc.want {
