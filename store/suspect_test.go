@@ -68,6 +68,27 @@ func TestALockedRowIsWaitedForAlone(t *testing.T) {
 	}
 }
 
+// TestTwoAssignmentsOfOneUserShareARow holds that the first of a batch is carried out, and that the other is told so: PostgreSQL would refuse a
+// statement that writes a row twice.
+func TestTwoAssignmentsOfOneUserShareARow(t *testing.T) {
+	l := &lockedRow{}
+	db := newDB(l, "test", 1, 10, slog.New(slog.DiscardHandler))
+	db.health.set(nil)
+	batch := make([]*assigning, 4)
+	for i, a := range []director.Assignment{{User: "b", Becomes: "backend-1"}, {User: "a", Becomes: "backend-0"}, {User: "b", Becomes: "backend-2"}, {User: "b", Becomes: "backend-1"}} {
+		batch[i] = &assigning{ask: a, done: make(chan struct{}, 1)}
+	}
+	db.assignBatch(slices.Clone(batch))
+	for i, want := range []string{"backend-1", "backend-0", "backend-1", "backend-1"} {
+		if <-batch[i].done; batch[i].err != nil || batch[i].answer.Backend != want {
+			t.Errorf("assignment %d: %+v, %v", i, batch[i].answer, batch[i].err)
+		}
+	}
+	if !slices.Equal(l.asked, []string{"a b impatient true"}) {
+		t.Errorf("asked %q", l.asked)
+	}
+}
+
 // TestSuspectsAreForgotten holds that nobody is a suspect for longer than a minute, and that there are never too many.
 func TestSuspectsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
