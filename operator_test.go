@@ -667,7 +667,7 @@ func TestRebalanceOrder(t *testing.T) {
 	if _, err := o.Plan(t.Context(), 0); !errors.Is(err, director.ErrUnreachable) {
 		t.Error(err)
 	}
-	if r, err = o.Rebalance(t.Context(), director.TaskOrder{Rate: 7, Paused: true}); err != nil {
+	if _, err := o.Rebalance(t.Context(), director.TaskOrder{Rate: 7, Paused: true}); err != nil {
 		t.Fatal(err)
 	}
 	if last := o.work.tasks[len(o.work.tasks)-1]; !last.Paused || last.Rate != 7 || last.Total != 5 {
