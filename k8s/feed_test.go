@@ -112,3 +112,28 @@ func TestWhatProves(t *testing.T) {
 		}
 	}
 }
+
+// TestAListReplacesAll holds that what was deleted while the watch was cut is gone after the next list.
+func TestAListReplacesAll(t *testing.T) {
+	f := newFeed(resource{}, slog.New(slog.DiscardHandler), &pace{}, nil, func() {})
+	endpoints := func(names ...string) (all []any) {
+		for _, name := range names {
+			all = append(all, &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		}
+		return all
+	}
+	for _, names := range [][]string{{"a", "b"}, {"b", "c"}, {}} {
+		if err := (*content)(f).Replace(endpoints(names...), ""); err != nil {
+			t.Fatal(err)
+		}
+		objects, listed := f.state()
+		var got []string
+		for _, o := range objects {
+			name, _ := versionOf(o)
+			got = append(got, name)
+		}
+		if !listed || strings.Join(got, " ") != strings.Join(names, " ") {
+			t.Errorf("%v after a list of %v", got, names)
+		}
+	}
+}

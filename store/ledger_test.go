@@ -319,6 +319,55 @@ func TestMovesThatEnd(t *testing.T) {
 	})
 }
 
+// TestWhoMayDoWhatToAMove holds that only the replica whose it is may end it, each step once, and that others get no more than they ask for.
+func TestWhoMayDoWhatToAMove(t *testing.T) {
+	overLedgers(t, func(t *testing.T, b ledgerBench) {
+		one, _ := follow(t, b, "replica-1")
+		two, _ := follow(t, b, "replica-2")
+		over := func(what string, err error) {
+			t.Helper()
+			if !errors.Is(err, director.ErrMoveOver) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		there := func(what string) {
+			t.Helper()
+			if m, err := one.MoveOf(t.Context(), "ada"); m == nil || err != nil {
+				t.Errorf("%s: %+v, %v", what, m, err)
+			}
+		}
+		m := begun(t, one, "ada")
+		over("undone by another", two.Undo(t.Context(), m, ""))
+		if err := one.Finish(t.Context(), m); err != nil {
+			t.Error(err)
+		}
+		there("finished before it was switched")
+		m = must[director.Move](t)(one.Hold(t.Context(), m))
+		_, err := one.Hold(t.Context(), m)
+		over("held twice", err)
+		_, err = two.Switch(t.Context(), m, "")
+		over("switched by another", err)
+		m = must[director.Move](t)(one.Switch(t.Context(), m, ""))
+		if err := two.Finish(t.Context(), m); err != nil {
+			t.Error(err)
+		}
+		there("finished by another")
+		if _, err := two.Begin(t.Context(), director.Move{User: "ada", From: "b-1", To: "b-0"}, time.Minute); !errors.Is(err, director.ErrMoving) {
+			t.Errorf("begun while another works at it: %v", err)
+		}
+		b.exec(t, `UPDATE director_move SET claimed_until = `+b.past)
+		must[director.Move](t)(two.Begin(t.Context(), director.Move{User: "ada", From: "b-1", To: "b-0"}, time.Minute))
+
+		assign(t, one.db, "bob", "", "b-0", director.Proposed)
+		must[director.Move](t)(two.Begin(t.Context(), director.Move{User: "bob", From: "b-0", To: "b-1"}, time.Minute))
+		for _, want := range []int{1, 1, 0} {
+			if moves := must[[]director.Move](t)(two.Claim(t.Context(), 1)); len(moves) != want {
+				t.Errorf("%d moves were claimed, want %d", len(moves), want)
+			}
+		}
+	})
+}
+
 // TestReplicasThatAreSilent holds that moves wait for replicas that may serve users from memory, until they are forgotten.
 func TestReplicasThatAreSilent(t *testing.T) {
 	overLedgers(t, func(t *testing.T, b ledgerBench) {
