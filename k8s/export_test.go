@@ -9,3 +9,6 @@ func (w *Watch) Hurry(retry, denied time.Duration) {
 
 // Prove lets a proof come in of Endpoints, wherever the backends are read from.
 func (w *Watch) Prove(at time.Time) { w.proofs <- proof{of: w.endpoints, at: at} }
+
+// KeepForAnHour makes a Watch patient with backends that vanish, before Run.
+func (w *Watch) KeepForAnHour() { w.pace.settle = time.Hour }

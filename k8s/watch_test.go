@@ -646,6 +646,20 @@ func TestSlicesAreOrderedAnew(t *testing.T) {
 	b.shows(t, "") // but not for ever
 }
 
+// TestWhatVanishesFromEndpointsIsNotKept holds that a pod which terminates, and so is not listed there any more, gets nobody at once.
+func TestWhatVanishesFromEndpointsIsNotKept(t *testing.T) {
+	t.Parallel()
+	server := apitest.New(t, apitest.Endpoints)
+	set(server, pods{ready: []int{0, 1}})
+	b := startBench(t, server, func(w *k8s.Watch) {
+		w.Hurry(10*time.Millisecond, 100*time.Millisecond)
+		w.KeepForAnHour()
+	})
+	b.shows(t, zero+"; "+one)
+	set(server, pods{ready: []int{0}, terminating: []int{1}})
+	b.shows(t, zero)
+}
+
 // TestAFailedProofIsTriedAgain holds that contact is known to be back although nobody asks any more.
 func TestAFailedProofIsTriedAgain(t *testing.T) {
 	eachSource(t, func(t *testing.T, server *apitest.Server, _ string) {
