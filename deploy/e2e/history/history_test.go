@@ -357,7 +357,7 @@ func TestMovesAreCounted(t *testing.T) {
 	if len(r.Violations) > 0 || r.Moves != 2 || r.Overtaken != 1 {
 		t.Errorf("got %+v, want 2 moves, one of them overtaken", r)
 	}
-	if c, want := w.Count(at(2), at(27.2)), (history.Counts{Lookups: 2, Answered: 2}); c != want {
+	if c, want := w.Count(at(2), at(27.2)), (history.Counts{Lookups: 2, Answered: 2, Slowest: time.Second}); c != want {
 		t.Errorf("got %+v, want %+v", c, want)
 	}
 }
