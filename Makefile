@@ -53,7 +53,7 @@ e2e: deps ## Run the end-to-end tests alone; prints what users went through on K
 	cd deploy/e2e/kubernetes && $(GO) test -race -count=1 -timeout 40m -exec ../netns.sh
 
 .PHONY: chaos
-chaos: deps ## Check the history of several directors under churn and all faults, in a quarter of an hour; SEED=n repeats a run
+chaos: deps ## Check the history of several directors under churn and all faults, in ten minutes; SEED=n repeats a run
 	@$(GO) build -race -o $(BUILD)/race/go-dovecot-director ./cmd/go-dovecot-director
 	cd deploy/e2e/chaos && $(GO) test -race -count=1 -timeout 60m -exec ../netns.sh -chaos.time 1m -chaos.fault 8s -chaos.pause 30s $(if $(SEED),-chaos.seed $(SEED))
 
