@@ -20,17 +20,7 @@ func startBounded(t *testing.T, most int, handler http.Handler) string {
 	c := newConnections(mostLookups, slog.New(slog.DiscardHandler))
 	c.most = most
 	s.server.ConnState = c.note
-	if err := s.Listen("127.0.0.1:0"); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
+	t.Cleanup(func() { // after the server has ended
 		counted := func() int {
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -42,7 +32,7 @@ func startBounded(t *testing.T, most int, handler http.Handler) string {
 			}
 		}
 	})
-	return s.Addr()
+	return run(t, s)
 }
 
 // peer is a connection of a client.
