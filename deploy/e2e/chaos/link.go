@@ -11,7 +11,10 @@ import (
 )
 
 // Link is the network between one director and PostgreSQL: a Toxiproxy in this process.
-type Link struct{ proxy *toxiproxy.Proxy }
+type Link struct {
+	proxy *toxiproxy.Proxy
+	addr  string // the proxy writes its own anew whenever it starts
+}
 
 func init() { zerolog.SetGlobalLevel(zerolog.Disabled) } // toxics do not ask whether anybody wants to know
 
@@ -19,16 +22,16 @@ func init() { zerolog.SetGlobalLevel(zerolog.Disabled) } // toxics do not ask wh
 func newLink(tb testing.TB, name, to string) *Link {
 	tb.Helper()
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
-	l := &Link{toxiproxy.NewProxy(server, name, "127.0.0.1:0", to)}
-	if err := l.proxy.Start(); err != nil {
+	proxy := toxiproxy.NewProxy(server, name, "127.0.0.1:0", to)
+	if err := proxy.Start(); err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(l.proxy.Stop)
-	return l
+	tb.Cleanup(proxy.Stop)
+	return &Link{proxy, proxy.Listen}
 }
 
 // Addr is where the director connects to.
-func (l *Link) Addr() string { return l.proxy.Listen }
+func (l *Link) Addr() string { return l.addr }
 
 // Point makes it lead to another address, as a Service does whose endpoint changes. Connections end.
 func (l *Link) Point(tb testing.TB, to string) {
