@@ -222,7 +222,7 @@ func (l Loss) next(now time.Time, s sight) Loss {
 	case l.Cause == Disabled && s.there, l.Cause == Removed && s.claim == wanted:
 		l.Cause, l.Since, l.from, l.Until, l.over = Planned, now, now, time.Time{}, false
 	case l.over:
-		l.Serving = serving
+		l.Serving, l.terminated = serving, s.there && !failing // the latter matters when all clocks start again
 		return l
 	case s.claim == unwanted && !failing: // one that fails is not even told to end
 		l.Cause = Removed
