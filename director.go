@@ -363,7 +363,7 @@ func (d *Director) decide(st *state, f *Facts, user string) Decision {
 // assign writes what was decided. It reports whether the lookup has to decide again: on the winner's row, or because
 // the database refuses the user. The facts then hold what is true now.
 func (d *Director) assign(ctx context.Context, user string, decision Decision, r Request, f *Facts) (again bool) {
-	m, err := d.config.Mappings.Assign(ctx, Assignment{User: user, Was: decision.From, Becomes: decision.Backend, Reason: decision.Reason})
+	m, err := d.config.Mappings.Assign(ctx, Assignment{User: user, Was: decision.From, Age: f.Mapping.Age, Becomes: decision.Backend, Reason: decision.Reason})
 	row := d.rowState(err)
 	if row == RowUnavailable && decision.Reason == Renamed {
 		// The row is known and right, it is only written in the old way: serve it and rename another time.

@@ -68,7 +68,7 @@ func (m *memory) Assign(_ context.Context, a director.Assignment) (director.Mapp
 		return director.Mapping{}, director.ErrUserRefused
 	}
 	row, ok := m.rows[a.User]
-	if !ok || row.backend == a.Was {
+	if !ok || row.backend == a.Was && time.Since(row.at) >= a.Age {
 		row = memoryRow{backend: a.Becomes, at: time.Now()}
 		m.rows[a.User] = row
 	}

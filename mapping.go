@@ -32,11 +32,13 @@ type Row struct {
 	LastSeen time.Time
 }
 
-// Assignment is a compare-and-set on one user's mapping: "was Was or absent, becomes Becomes".
+// Assignment is a compare-and-set on one user's mapping: "was Was or absent, becomes Becomes". One to the same backend renews the row.
 type Assignment struct {
 	User string
 	// Was is the backend that the row must still hold, empty when the row must be absent. An absent row satisfies any Was.
 	Was string
+	// Age is how old the row was when it was read. One that was written or touched since is left as it is. 0 fits every row.
+	Age time.Duration
 	// Becomes is the backend that the row shall hold.
 	Becomes string
 	// Reason is why, for the journal.
@@ -62,7 +64,7 @@ type Mappings interface {
 	Get(ctx context.Context, user string) (Mapping, error)
 
 	// Assign performs the compare-and-set and returns the row that is true afterwards: a.Becomes if this call (or an
-	// equal one) won, another replica's choice if that was first. It returns ErrUserRefused or ErrUnavailable; after
+	// equal one) won, another replica's choice, or a younger row, if that was first. It returns ErrUserRefused or ErrUnavailable; after
 	// ErrUnavailable the row may or may not have been written.
 	Assign(ctx context.Context, a Assignment) (Mapping, error)
 

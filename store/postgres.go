@@ -285,14 +285,15 @@ func (p *postgres) read(ctx context.Context, users []string) (map[string]directo
 }
 
 // assignPostgres is the compare-and-set of many users. Where a row is there and holds something else than expected it
-// is written as it is, which makes RETURNING tell the winner's row in the same round trip; that happens in races only.
+// is written as it is, which makes RETURNING tell the winner's row in the same round trip; that happens in races only. So is one that is
+// younger than it was when it was read, unless it is from the future.
 // Rows are locked in the order of names. How long it waits for one lock is set for this transaction only, which is as long as
 // the statement, before the first row is written.
 const assignPostgres = `
 WITH patience AS MATERIALIZED (
 	SELECT set_config('lock_timeout', $4, true)
 ), input AS (
-	SELECT username, was, becomes FROM unnest($1::varchar[], $2::varchar[], $3::varchar[]) AS input (username, was, becomes), patience
+	SELECT username, was, becomes, age FROM unnest($1::varchar[], $2::varchar[], $3::varchar[], $5::float8[]) AS input (username, was, becomes, age), patience
 )
 ` + assignRows
 
@@ -301,12 +302,13 @@ const assignNotedPostgres = `
 WITH patience AS MATERIALIZED (
 	SELECT set_config('lock_timeout', $4, true)
 ), input AS (
-	SELECT username, was, becomes, reason FROM unnest($1::varchar[], $2::varchar[], $3::varchar[], $5::varchar[]) AS input (username, was, becomes, reason), patience
+	SELECT username, was, becomes, age, reason
+	FROM unnest($1::varchar[], $2::varchar[], $3::varchar[], $5::float8[], $6::varchar[]) AS input (username, was, becomes, age, reason), patience
 ), done AS (
 ` + assignRows + `, last_ts
 ), noted AS (
 	INSERT INTO director_journal (subject, username, from_backend, to_backend, reason, replica)
-	SELECT 'user', done.username, input.was, input.becomes, input.reason, $6 FROM done JOIN input ON input.username = done.username
+	SELECT 'user', done.username, input.was, input.becomes, input.reason, $7 FROM done JOIN input ON input.username = done.username
 	WHERE done.last_ts = now() AND done.backend = input.becomes AND (input.was <> '' AND input.reason <> 'renamed' OR input.reason = 'provisional')
 )
 SELECT username, backend, age FROM done`
@@ -315,8 +317,15 @@ const assignRows = `
 INSERT INTO mailbox_username_backend AS m (username, backend, last_ts)
 SELECT username, becomes, now() FROM input ORDER BY username
 ON CONFLICT (username) DO UPDATE SET
-	backend = CASE WHEN m.backend = (SELECT was FROM input WHERE input.username = m.username) THEN excluded.backend ELSE m.backend END,
-	last_ts = CASE WHEN m.backend = (SELECT was FROM input WHERE input.username = m.username) THEN excluded.last_ts ELSE m.last_ts END
+	(backend, last_ts) = (
+		SELECT CASE WHEN fits THEN excluded.backend ELSE m.backend END, CASE WHEN fits THEN excluded.last_ts ELSE m.last_ts END
+		FROM (
+			SELECT coalesce((
+				SELECT was = m.backend AND (age = 0 OR now() - m.last_ts >= age * interval '1 second' OR m.last_ts > now() + interval '1 minute')
+				FROM input WHERE input.username = m.username
+			), false) AS fits
+		) AS fitting
+	)
 RETURNING username, backend, date_part('epoch', now() - last_ts) AS age`
 
 // lockPatience is how long an impatient statement waits for a lock: longer than other replicas' statements take, and short
@@ -324,9 +333,9 @@ RETURNING username, backend, date_part('epoch', now() - last_ts) AS age`
 const lockPatience = "100ms"
 
 func (p *postgres) assign(ctx context.Context, batch []director.Assignment, impatient bool) (map[string]director.Mapping, error) {
-	users, was, becomes := make(pq.StringArray, len(batch)), make(pq.StringArray, len(batch)), make(pq.StringArray, len(batch))
+	users, was, becomes, ages := make(pq.StringArray, len(batch)), make(pq.StringArray, len(batch)), make(pq.StringArray, len(batch)), make(pq.Float64Array, len(batch))
 	for i, a := range batch {
-		users[i], was[i], becomes[i] = a.User, a.Was, a.Becomes
+		users[i], was[i], becomes[i], ages[i] = a.User, a.Was, a.Becomes, a.Age.Seconds()
 	}
 	patience := statementLimit.String() // the statement's own: its cancellation may be lost on the way
 	if impatient {
@@ -339,9 +348,9 @@ func (p *postgres) assign(ctx context.Context, batch []director.Assignment, impa
 		for i, a := range batch {
 			reasons[i] = string(a.Reason)
 		}
-		rows, err = p.assigningNoted.query(ctx, users, was, becomes, patience, reasons, p.replica)
+		rows, err = p.assigningNoted.query(ctx, users, was, becomes, patience, ages, reasons, p.replica)
 	} else {
-		rows, err = p.assigning.query(ctx, users, was, becomes, patience)
+		rows, err = p.assigning.query(ctx, users, was, becomes, patience, ages)
 	}
 	if err != nil {
 		return nil, err
@@ -477,7 +486,7 @@ func (p *postgres) migrateMappings(ctx context.Context) ([]string, error) {
 
 func (p *postgres) explainStatement(ctx context.Context, statement string) error {
 	none := pq.StringArray{}
-	args := map[string][]any{readPostgres: {none}, assignPostgres: {none, none, none, "0"}, touchPostgres: {none, none}, readMovesPostgres: {none, "", "0"}, assignNotedPostgres: {none, none, none, "0", none, ""}}
+	args := map[string][]any{readPostgres: {none}, assignPostgres: {none, none, none, "0", none}, touchPostgres: {none, none}, readMovesPostgres: {none, "", "0"}, assignNotedPostgres: {none, none, none, "0", none, none, ""}}
 	_, err := p.patient.ExecContext(ctx, "EXPLAIN "+statement, args[statement]...)
 	return err
 }

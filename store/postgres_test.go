@@ -228,6 +228,28 @@ func TestAColumnThatTakesNamesForTheSame(t *testing.T) {
 	}
 }
 
+// TestAnotherUsersRowHarmsNobodyElse has the row of another user in the way of one in a batch.
+func TestAnotherUsersRowHarmsNobodyElse(t *testing.T) {
+	u := server.Database(t)
+	pgtest.Exec(t, u, `CREATE EXTENSION citext`)
+	pgtest.Exec(t, u, `CREATE TABLE mailbox_username_backend (username citext PRIMARY KEY, backend varchar(255) NOT NULL, last_ts timestamptz NOT NULL)`)
+	pgtest.Exec(t, u, `INSERT INTO mailbox_username_backend VALUES ('ADA', 'backend-0', now())`)
+	db := open(t, store.Config{URL: u})
+	var wg sync.WaitGroup
+	for i := range 200 {
+		wg.Go(func() {
+			user, want := fmt.Sprintf("user-%d", i), error(nil)
+			if i%20 == 0 {
+				user, want = "ada", director.ErrUnavailable
+			}
+			if m, err := db.Assign(context.Background(), director.Assignment{User: user, Becomes: "backend-1"}); !errors.Is(err, want) || (m.Backend == "backend-1") != (err == nil) {
+				t.Errorf("%s: %+v, %v", user, m, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
 // TestCollationsThatSortByMeaning holds that names which sort as one stay several.
 func TestCollationsThatSortByMeaning(t *testing.T) {
 	storetest.KeepsNames(t, postgresBench(func(t *testing.T, s *pgtest.Server) string {

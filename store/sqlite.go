@@ -71,6 +71,9 @@ func (s *sqliteDB) read(ctx context.Context, users []string) (map[string]directo
 	return mappings(rows.Rows, len(users))
 }
 
+// sqliteFits says whether an assignment fits a row; as in PostgreSQL.
+const sqliteFits = `m.backend = ?2 AND (?4 = 0 OR ` + sqliteNow + ` - m.last_ts >= ?4 OR m.last_ts > ` + sqliteNow + ` + 60000)`
+
 // assign waits for nobody: a file has one writer.
 func (s *sqliteDB) assign(ctx context.Context, batch []director.Assignment, _ bool) (map[string]director.Mapping, error) {
 	s.write.Lock()
@@ -82,11 +85,12 @@ func (s *sqliteDB) assign(ctx context.Context, batch []director.Assignment, _ bo
 	defer tx.Rollback()
 	assigned := make(map[string]director.Mapping, len(batch))
 	for _, a := range batch {
+		age := a.Age.Milliseconds()
 		if s.ledgered.Load() && (a.Was != "" && a.Reason != director.Renamed || a.Reason == director.Provisional) {
 			if _, err := tx.ExecContext(ctx, `
 				INSERT INTO director_journal (subject, username, from_backend, to_backend, reason, replica)
-				SELECT 'user', ?1, ?2, ?3, ?4, ?5 WHERE ?2 = coalesce((SELECT backend FROM mailbox_username_backend WHERE username = ?1), ?2)`,
-				a.User, a.Was, a.Becomes, string(a.Reason), s.replica); err != nil {
+				SELECT 'user', ?1, ?2, ?3, ?5, ?6 WHERE NOT EXISTS (SELECT 1 FROM mailbox_username_backend AS m WHERE username = ?1 AND NOT (`+sqliteFits+`))`,
+				a.User, a.Was, a.Becomes, age, string(a.Reason), s.replica); err != nil {
 				return nil, err
 			}
 		}
@@ -94,9 +98,9 @@ func (s *sqliteDB) assign(ctx context.Context, batch []director.Assignment, _ bo
 		err := tx.GetContext(ctx, &r, `
 			INSERT INTO mailbox_username_backend AS m (username, backend, last_ts) VALUES (?1, ?3, `+sqliteNow+`)
 			ON CONFLICT (username) DO UPDATE SET
-				backend = CASE WHEN m.backend = ?2 THEN excluded.backend ELSE m.backend END,
-				last_ts = CASE WHEN m.backend = ?2 THEN excluded.last_ts ELSE m.last_ts END
-			RETURNING username, backend, (`+sqliteNow+` - last_ts) / 1000.0 AS age`, a.User, a.Was, a.Becomes)
+				backend = CASE WHEN `+sqliteFits+` THEN excluded.backend ELSE m.backend END,
+				last_ts = CASE WHEN `+sqliteFits+` THEN excluded.last_ts ELSE m.last_ts END
+			RETURNING username, backend, (`+sqliteNow+` - last_ts) / 1000.0 AS age`, a.User, a.Was, a.Becomes, age)
 		if err != nil {
 			return nil, err
 		}

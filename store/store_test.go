@@ -147,42 +147,52 @@ func TestPooler(t *testing.T) {
 	}
 }
 
-func TestSQLite(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) storetest.Bench {
-		path := filepath.Join(t.TempDir(), "a path with spaces, 100% & more?#.db")
-		migrate(t, "sqlite:"+path)
-		exec := func(t *testing.T, statement string, args ...any) {
-			t.Helper()
-			db, err := sql.Open("sqlite", strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23", " ", "%20").Replace("file:"+path)+"?_pragma=busy_timeout(10000)")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer db.Close()
-			if _, err := db.Exec(statement, args...); err != nil {
-				t.Fatalf("%s: %v", statement, err)
-			}
+func TestSQLite(t *testing.T) { storetest.Run(t, sqliteBench) }
+
+// TestRowsFromTheFuture has no part in the suite, as the simulation's clock is always right.
+func TestRowsFromTheFuture(t *testing.T) {
+	for name, bench := range map[string]func(*testing.T) storetest.Bench{
+		"PostgreSQL": postgresBench(migrated, func(url string) string { return url }, nil),
+		"SQLite":     sqliteBench,
+	} {
+		t.Run(name, func(t *testing.T) { storetest.TakesRowsFromTheFuture(t, bench(t)) })
+	}
+}
+
+func sqliteBench(t *testing.T) storetest.Bench {
+	path := filepath.Join(t.TempDir(), "a path with spaces, 100% & more?#.db")
+	migrate(t, "sqlite:"+path)
+	exec := func(t *testing.T, statement string, args ...any) {
+		t.Helper()
+		db, err := sql.Open("sqlite", strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23", " ", "%20").Replace("file:"+path)+"?_pragma=busy_timeout(10000)")
+		if err != nil {
+			t.Fatal(err)
 		}
-		var once sync.Once
-		var db *store.DB
-		return storetest.Bench{
-			// One replica: SQLite is for trying the program out.
-			Open: func(t *testing.T) storetest.Store {
-				once.Do(func() { db = open(t, store.Config{URL: "sqlite:" + path}) })
-				return db
-			},
-			Insert: func(t *testing.T, backend string, ago time.Duration, users ...string) {
-				for _, user := range users {
-					exec(t, `INSERT INTO mailbox_username_backend VALUES (?, ?, ?)`, user, backend, time.Now().Add(-ago).UnixMilli())
-				}
-			},
-			Mailboxes: func(t *testing.T, users ...string) {
-				exec(t, `DROP TABLE mailbox_username_backend`)
-				exec(t, `CREATE TABLE mailbox (username TEXT PRIMARY KEY)`)
-				exec(t, `CREATE TABLE mailbox_username_backend (username TEXT PRIMARY KEY NOT NULL REFERENCES mailbox (username), backend TEXT NOT NULL, last_ts INTEGER NOT NULL)`)
-				for _, user := range users {
-					exec(t, `INSERT INTO mailbox VALUES (?)`, user)
-				}
-			},
+		defer db.Close()
+		if _, err := db.Exec(statement, args...); err != nil {
+			t.Fatalf("%s: %v", statement, err)
 		}
-	})
+	}
+	var once sync.Once
+	var db *store.DB
+	return storetest.Bench{
+		// One replica: SQLite is for trying the program out.
+		Open: func(t *testing.T) storetest.Store {
+			once.Do(func() { db = open(t, store.Config{URL: "sqlite:" + path}) })
+			return db
+		},
+		Insert: func(t *testing.T, backend string, ago time.Duration, users ...string) {
+			for _, user := range users {
+				exec(t, `INSERT INTO mailbox_username_backend VALUES (?, ?, ?)`, user, backend, time.Now().Add(-ago).UnixMilli())
+			}
+		},
+		Mailboxes: func(t *testing.T, users ...string) {
+			exec(t, `DROP TABLE mailbox_username_backend`)
+			exec(t, `CREATE TABLE mailbox (username TEXT PRIMARY KEY)`)
+			exec(t, `CREATE TABLE mailbox_username_backend (username TEXT PRIMARY KEY NOT NULL REFERENCES mailbox (username), backend TEXT NOT NULL, last_ts INTEGER NOT NULL)`)
+			for _, user := range users {
+				exec(t, `INSERT INTO mailbox VALUES (?)`, user)
+			}
+		},
+	}
 }

@@ -85,7 +85,7 @@ func (m *memory) Assign(_ context.Context, a director.Assignment) (director.Mapp
 	switch {
 	case r.hash == 0 && m.mailboxes != nil && !m.mailboxes[a.User]:
 		return director.Mapping{}, fmt.Errorf("%w: no such mailbox", director.ErrUserRefused)
-	case r.hash == 0 || m.backends[r.backend()] == a.Was:
+	case r.hash == 0 || m.backends[r.backend()] == a.Was && m.mapping(r).Age >= a.Age:
 		r = m.put(a.User, a.Becomes, m.now())
 	}
 	return m.mapping(r), nil

@@ -36,6 +36,7 @@ func Run(t *testing.T, bench func(t *testing.T) Bench) {
 		"an absent user has no mapping":                       absent,
 		"an assignment is read back":                          readBack,
 		"compare-and-set holds for every state of a row":      compareAndSet,
+		"a row that is younger than it was read stays":        younger,
 		"the age is the time since the row was written":       age,
 		"a touch makes a row young, of that backend only":     touches,
 		"users are counted by backend":                        counted,
@@ -112,6 +113,67 @@ func compareAndSet(t *testing.T, b Bench) {
 		if lost := tc.want == tc.row; lost && tc.row != "" && m.Age < 50*time.Minute {
 			t.Errorf("row %q, was %q, becomes %q: a write that lost made the row young: %s", tc.row, tc.was, tc.becomes, m.Age)
 		}
+	}
+}
+
+func younger(t *testing.T, b Bench) {
+	s := b.Open(t)
+	const hour = time.Hour
+	for i, tc := range []struct {
+		is, read time.Duration
+		becomes  string
+		fits     bool
+	}{
+		{hour, 0, "b", true},
+		{hour, hour, "b", true},
+		{hour, hour - time.Second, "b", true},
+		{hour, hour + time.Minute, "b", false},
+		{time.Second, hour, "b", false},
+		{hour, hour, "a", true}, // renewed
+		{time.Second, hour, "a", false},
+		{-30 * time.Second, 0, "b", true},         // clocks differ
+		{-30 * time.Second, hour, "b", false},     // too, and it was written since
+		{80_000 * hour, 80_000 * hour, "b", true}, // from before the product
+	} {
+		user := fmt.Sprintf("user-%d", i)
+		b.Insert(t, "a", tc.is, user)
+		m, err := s.Assign(t.Context(), director.Assignment{User: user, Was: "a", Age: tc.read, Becomes: tc.becomes})
+		want := "a"
+		if tc.fits {
+			want = tc.becomes
+		}
+		if written := m.Age < 500*time.Millisecond && m.Age >= 0; err != nil || m.Backend != want || tc.is >= time.Second && written != tc.fits {
+			t.Errorf("%s old, read as %s: got %q, %s old, %v; want %q", tc.is, tc.read, m.Backend, m.Age, err, want)
+		}
+		read, err := s.Get(t.Context(), user)
+		if err != nil || read.Backend != want {
+			t.Errorf("%s old, read as %s: reads %q, %v", tc.is, tc.read, read.Backend, err)
+		}
+	}
+	// What is read fits, whatever the age has gone through.
+	for _, ago := range []time.Duration{1234567 * time.Microsecond, 12345678901 * time.Microsecond, 1234567890123 * time.Microsecond} {
+		user := ago.String()
+		b.Insert(t, "a", ago, user)
+		m, err := s.Get(t.Context(), user)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m, err = s.Assign(t.Context(), director.Assignment{User: user, Was: m.Backend, Age: m.Age, Becomes: "b"}); err != nil || m.Backend != "b" {
+			t.Errorf("a row that is %s old: %q, %v", ago, m.Backend, err)
+		}
+	}
+}
+
+// TakesRowsFromTheFuture holds that rows which a clock was wrong for do not keep their users where they are.
+func TakesRowsFromTheFuture(t *testing.T, b Bench) {
+	s := b.Open(t)
+	b.Insert(t, "a", -2*time.Hour, "ada")
+	m, err := s.Get(t.Context(), "ada")
+	if err != nil || m.Age < time.Hour {
+		t.Fatalf("read %+v, %v", m, err)
+	}
+	if m, err = s.Assign(t.Context(), director.Assignment{User: "ada", Was: "a", Age: m.Age, Becomes: "b"}); err != nil || m.Backend != "b" || m.Age > time.Minute {
+		t.Errorf("assigned %+v, %v", m, err)
 	}
 }
 

@@ -20,8 +20,8 @@ var mutants = []mutant{
 		// Who comes second writes over the winner's row, and believes to have won.
 		name: "compare-and-set broken",
 		file: "store/postgres.go",
-		old:  "backend = CASE WHEN m.backend = (SELECT was FROM input WHERE input.username = m.username) THEN excluded.backend ELSE m.backend END,",
-		new:  "backend = excluded.backend,",
+		old:  "SELECT was = m.backend AND (age = 0 OR now() - m.last_ts >= age * interval '1 second' OR m.last_ts > now() + interval '1 minute')",
+		new:  "SELECT true",
 	},
 	{
 		// A row that names a backend which this replica has not seen yet is taken for one of a backend that has long gone.
