@@ -18,7 +18,8 @@ type Snapshot struct {
 	// Blind is for how long the source had no contact with its server, all in all since it started. No wait goes on in
 	// that time: what the server would have brought back meanwhile could not be seen, or not be brought back at all.
 	Blind time.Duration
-	// Gaps is how often what the source lists was found changed after such a time: a backend may have been lost in it and have come back.
+	// Gaps is how often what the source lists was found changed after such a time, or may have changed without its seeing it: a backend may
+	// have been lost in it and have come back.
 	Gaps int
 	// CurrentAt is a moment at which the source knows that this was the truth: its server answered a request made then,
 	// or sent a sign of life. An open watch alone proves nothing.

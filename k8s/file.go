@@ -53,6 +53,8 @@ type File struct {
 	// text is what the file held when it could last be used, and backends what that means.
 	text     []byte
 	backends []director.Backend
+	readAt   time.Time // when that was
+	gaps     int       // how often it had not been read for long
 
 	mu    sync.Mutex
 	fault error
@@ -138,7 +140,11 @@ func (f *File) load() error {
 		}
 		f.text, f.backends = text, backends
 	}
-	f.config.Publish(director.Snapshot{Backends: f.backends, CurrentAt: readAt})
+	if !f.readAt.IsZero() && readAt.Sub(f.readAt) > 3*fileEvery {
+		f.gaps++ // it was not there, could not be used, or the process was stopped
+	}
+	f.readAt = readAt
+	f.config.Publish(director.Snapshot{Backends: f.backends, Gaps: f.gaps, CurrentAt: readAt})
 	return nil
 }
 

@@ -103,6 +103,10 @@ func TestTheFileIsFollowed(t *testing.T) {
 		}
 		write("- {name: a, address: 192.0.2.2}")
 		expect("an edit is seen within a second or so", "a@2 ready ", true)
+		expect("nothing has changed", "a@2 ready ", true)
+		if last.Gaps != 0 {
+			t.Errorf("%d gaps", last.Gaps)
+		}
 		write("- {name: a, addr")
 		expect("a half-written file changes nothing and proves nothing", "a@2 ready ", false)
 		write("")
@@ -123,8 +127,8 @@ func TestTheFileIsFollowed(t *testing.T) {
 		before := time.Now()
 		f.Confirm()
 		synctest.Wait()
-		if len(last.Backends) != 0 || !last.CurrentAt.Equal(before) {
-			t.Errorf("after Confirm: %+v", last)
+		if len(last.Backends) != 0 || !last.CurrentAt.Equal(before) || last.Gaps != 1 {
+			t.Errorf("after Confirm: %+v; want it to tell that the file could not be read for some time, once", last)
 		}
 		cancel()
 		if err := <-done; err != nil {
