@@ -48,6 +48,7 @@ const (
 	Mapped      Reason = "mapped"       // serve: the mapping's backend is alive
 	Renamed     Reason = "renamed"      // assign: the row holds the address of an alive backend; it becomes the name
 	Proposed    Reason = "proposed"     // assign or serve: the ring's proposal for a user without a mapping
+	Renewed     Reason = "renewed"      // assign: the mapping's backend is back, other replicas may not have heard and move the user otherwise
 	Placed      Reason = "placed"       // assign or serve: the mapping's backend is lost for good
 	Evened      Reason = "evened"       // assign: the mapping's backend is crowded, the user has no session open
 	UnknownUser Reason = "unknown_user" // serve or reject: the foreign key refuses the user

@@ -47,6 +47,8 @@ const (
 func (l *decisionLog) assigned(at time.Time, user string, d Decision, r Request) {
 	message := logAssigned
 	switch d.Reason {
+	case Renewed:
+		return // nothing is new to who reads the log
 	case Placed:
 		message = logMoved
 	case Provisional:

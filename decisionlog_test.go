@@ -59,6 +59,8 @@ func TestDecisionsAreLogged(t *testing.T) {
 			b.store.setDown(true)
 			ask(b, director.Request{User: "nobody"})
 			b.store.setDown(false)
+			b.see(backends(2)) // to renew a row is nothing new
+			b.want("u0002", director.Serve, director.Renewed, "dovecot-backend-0")
 		})
 		var got []string
 		for line := range strings.Lines(log.String()) {
@@ -72,6 +74,7 @@ func TestDecisionsAreLogged(t *testing.T) {
 			`msg="user held; he gets a temporary failure" user=u0001 backend=dovecot-backend-0 reason=in_grace for=30s kind=userdb` + "\n",
 			`msg="user moved from a lost backend" user=u0001 from=dovecot-backend-0 to=dovecot-backend-1 reason=placed session=Kfx2` + "\n",
 			`msg="lookup not answered; its user gets a temporary failure, unless another replica knows" user=nobody reason=store_down` + "\n",
+			`msg="backend is back" backend=dovecot-backend-0 address=192.0.2.10 away=30s generation=3` + "\n",
 		}
 		if fmt.Sprintf("%q", got) != fmt.Sprintf("%q", want) {
 			t.Errorf("got\n%q\nwant\n%q", got, want)

@@ -349,7 +349,7 @@ func (d *Director) decide(st *state, f *Facts, user string) Decision {
 		}
 	}
 	decision := d.config.Policy.Decide(*f)
-	if decision.Verb == Assign && decision.Reason != Renamed && d.config.Ordered && !d.orders.Load().heard {
+	if decision.Verb == Assign && decision.Reason != Renamed && decision.Reason != Renewed && d.config.Ordered && !d.orders.Load().heard {
 		return Decision{Verb: Hold, Reason: ViewPartial, Backend: f.Mapping.Backend, From: f.Mapping.Backend}
 	}
 	if decision.Reason == Placed {

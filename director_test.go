@@ -359,7 +359,7 @@ func TestStoreDown(t *testing.T) {
 		b.see(backends(3))
 		b.want("ada", director.Unavailable, director.StoreDown, "") // it was away: others may have moved its users
 		b.store.setDown(false)
-		b.want("ada", director.Serve, director.Mapped, "dovecot-backend-0")
+		b.want("ada", director.Serve, director.Renewed, "dovecot-backend-0")
 		b.store.setDown(true)
 		b.want("ada", director.Serve, director.LastKnown, "dovecot-backend-0")
 		if a := b.want("new", director.Unavailable, director.StoreDown, ""); a.RetryAfter != time.Second {

@@ -127,23 +127,102 @@ func TestCutOffFromAll(t *testing.T) {
 	})
 }
 
-// TestUsersOfABackendThatIsBackAreNotRememberedAtOnce has one come back after its users had stopped waiting: until other replicas must have
-// heard of that, they may move a user who was just read.
-func TestUsersOfABackendThatIsBackAreNotRememberedAtOnce(t *testing.T) {
-	for after, remembered := range map[time.Duration]bool{time.Second: false, 6200 * time.Millisecond: false, 6500 * time.Millisecond: true} {
-		synctest.Test(t, func(t *testing.T) {
-			b := newBench(t, newMemory())
-			b.store.put("ada", "dovecot-backend-1")
+// TestReplicasAgreeOnUsersOfABackendThatIsBack has one come back when its users have stopped waiting, and a second replica that has not heard
+// of it: whoever writes a user's row first decides where he is.
+func TestReplicasAgreeOnUsersOfABackendThatIsBack(t *testing.T) {
+	// both are two replicas on one store. The first sees backend-1 again, the second does not.
+	both := func(t *testing.T) (first, second *bench) {
+		store := newMemory()
+		store.put("ada", "dovecot-backend-1")
+		store.put("grace", "dovecot-backend-1")
+		first, second = newBench(t, store), newBench(t, store)
+		for _, b := range []*bench{first, second} {
 			b.see(backends(3))
 			b.see(with(backends(3), 1, director.NotReady))
-			time.Sleep(graces.Failover)
-			b.see(backends(3))
-			time.Sleep(after)
-			b.want("ada", director.Serve, director.Mapped, "dovecot-backend-1")
-			b.store.setDown(true)
-			if a := b.lookup("ada"); (a.Reason == director.LastKnown) != remembered {
-				t.Errorf("read %s after the return: %s", after, a.Reason)
+		}
+		time.Sleep(graces.Failover)
+		first.see(backends(3))
+		second.again()
+		time.Sleep(time.Second)
+		return first, second
+	}
+	for name, test := range map[string]func(t *testing.T, first, second *bench){
+		"the first is asked first": func(t *testing.T, first, second *bench) {
+			first.want("ada", director.Serve, director.Renewed, "dovecot-backend-1")
+			time.Sleep(time.Second)
+			first.want("ada", director.Serve, director.Mapped, "dovecot-backend-1")
+			second.want("ada", director.Hold, director.ViewBehind, "dovecot-backend-1")
+			second.see(backends(3))
+			second.want("ada", director.Serve, director.Renewed, "dovecot-backend-1") // a third may not have heard
+			second.want("ada", director.Serve, director.Mapped, "dovecot-backend-1")
+		},
+		"the second is asked first": func(t *testing.T, first, second *bench) {
+			to := second.want("ada", director.Serve, director.Placed, "").Backend
+			first.want("ada", director.Serve, director.Mapped, to)
+		},
+		"the first is asked while the second writes": func(t *testing.T, first, second *bench) {
+			second.store.beforeAssign = func(director.Assignment) {
+				second.store.beforeAssign = nil
+				time.Sleep(10 * time.Millisecond)
+				first.want("ada", director.Serve, director.Renewed, "dovecot-backend-1")
 			}
+			second.want("ada", director.Hold, director.ViewBehind, "dovecot-backend-1")
+		},
+		"the second is asked while the first writes": func(t *testing.T, first, second *bench) {
+			var to string
+			first.store.beforeAssign = func(director.Assignment) {
+				first.store.beforeAssign = nil
+				to = second.want("ada", director.Serve, director.Placed, "").Backend
+			}
+			first.want("ada", director.Serve, director.Mapped, "")
+			first.want("ada", director.Serve, director.Mapped, to)
+		},
+		"the first has just been started": func(t *testing.T, first, second *bench) {
+			first = newBench(t, first.store)
+			first.see(backends(3))
+			first.want("ada", director.Serve, director.Renewed, "dovecot-backend-1")
+			second.want("ada", director.Hold, director.ViewBehind, "dovecot-backend-1")
+		},
+		"looking writes nothing": func(t *testing.T, first, second *bench) {
+			a, err := first.Resolve(t.Context(), director.Request{User: "ada", ReadOnly: true})
+			if err != nil || a.Verb != director.Serve || a.Reason != director.Renewed {
+				t.Errorf("got %+v, %v", a, err)
+			}
+			second.want("ada", director.Serve, director.Placed, "")
+		},
+		"it cannot be written": func(t *testing.T, first, _ *bench) {
+			first.store.beforeAssign = func(director.Assignment) { first.store.setDown(true) }
+			first.want("ada", director.Unavailable, director.StoreDown, "")
+		},
+		"it is remembered, once it is written": func(t *testing.T, first, _ *bench) {
+			first.want("ada", director.Serve, director.Renewed, "dovecot-backend-1")
+			first.store.setDown(true)
+			first.want("ada", director.Serve, director.LastKnown, "dovecot-backend-1")
+			first.want("grace", director.Unavailable, director.StoreDown, "")
+		},
+		"it was switched off, and is on again": func(t *testing.T, first, second *bench) {
+			for _, b := range []*bench{first, second} {
+				b.see(with(backends(3), 1, director.SwitchedOff))
+			}
+			time.Sleep(time.Minute)
+			first.see(backends(3))
+			first.want("ada", director.Serve, director.Renewed, "dovecot-backend-1")
+			second.again()
+			second.want("ada", director.Hold, director.ViewBehind, "dovecot-backend-1")
+			second.want("grace", director.Serve, director.Placed, "")
+		},
+		"everybody has heard": func(t *testing.T, first, _ *bench) {
+			time.Sleep(6900 * time.Millisecond)
+			first.want("ada", director.Serve, director.Renewed, "dovecot-backend-1")
+			time.Sleep(200 * time.Millisecond)
+			first.want("grace", director.Serve, director.Mapped, "dovecot-backend-1")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				first, second := both(t)
+				test(t, first, second)
+			})
 		})
 	}
 }

@@ -73,6 +73,7 @@ func (t *Tracker) Observe(now time.Time, s Snapshot) *View {
 		StartedAt:  prev.StartedAt,
 		byName:     make(map[string]int, len(s.Backends)),
 		byAddr:     make(map[netip.Addr]int, len(s.Backends)),
+		returns:    make(map[string]period),
 		losses:     maps.Clone(prev.losses),
 		sets:       sortedSets(s.StatefulSets),
 		unseen:     prev.unseen,
@@ -87,9 +88,9 @@ func (t *Tracker) Observe(now time.Time, s Snapshot) *View {
 		next.CurrentAt = prev.CurrentAt
 	}
 	next.enlist(now, prev, s.Backends)
-	if s.Gaps != prev.gaps && now.Sub(prev.CurrentAt) > prev.vouchesFor() {
+	if s.Gaps != prev.gaps {
 		for _, b := range next.alive {
-			next.settle(b.Name, now.Add(freshness+startLimit)) // it may have been lost for as long as users wait, and nobody here saw that
+			next.mayBeBack(b.Name, now, prev)
 		}
 	}
 	next.pause(now, s.Blind-prev.blind)
@@ -121,26 +122,34 @@ func (v *View) enlist(now time.Time, prev *View, backends []Backend) {
 		v.byAddr[b.Addr] = i
 		delete(v.losses, b.Name)
 		// Another instance of the same name was away in between, even if no snapshot shows the gap.
-		if old, since, ok := prev.Backend(b.Name); ok && old.Instance == b.Instance {
+		old, since, ok := prev.Backend(b.Name)
+		if ok && old.Instance == b.Instance {
 			v.since[i] = since
-			if at, ok := prev.settled[b.Name]; ok {
-				v.settle(b.Name, at)
+			if r, ok := prev.returns[b.Name]; ok {
+				v.returns[b.Name] = r
 			}
+			continue
+		}
+		v.since[i] = now
+		if ok {
+			v.mayBeBack(b.Name, now, prev)
 		} else {
-			v.since[i] = now
-			if l, lost := prev.losses[b.Name]; lost && !now.Add(freshness).Before(l.Until) {
-				v.settle(b.Name, now.Add(freshness+startLimit))
-			}
+			v.back(b.Name, now)
 		}
 	}
 }
 
-// settle notes from when on a backend's users are not moved any more because of its last loss.
-func (v *View) settle(name string, at time.Time) {
-	if v.settled == nil {
-		v.settled = make(map[string]time.Time)
+// mayBeBack notes that a backend was perhaps lost and has come back since the last proof, which matters if that is as long ago as users wait.
+func (v *View) mayBeBack(name string, now time.Time, prev *View) {
+	if now.Sub(prev.CurrentAt) > prev.vouchesFor() {
+		v.back(name, now)
 	}
-	v.settled[name] = at
+}
+
+// back notes that a backend is back, or was there when this replica began to look. However short its absence was here, another replica may have
+// seen a longer one, and may move users until its next proof of what it sees, and a little longer: it writes after it has decided.
+func (v *View) back(name string, now time.Time) {
+	v.returns[name] = period{now, now.Add(hearsay)}
 }
 
 // pause lets the waits that were open when the source lost contact end as much later as it was without.

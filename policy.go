@@ -8,8 +8,11 @@ const (
 	// prove it on request within a second.
 	freshness = 5 * time.Second
 	// rowLag is how much newer than a loss a row may be without telling anything: touches are written with a delay, and
-	// replicas see a loss at slightly different times.
+	// replicas see a loss at slightly different times. With short waits there is no room for that: it may have been written after a return.
 	rowLag = 5 * time.Second
+	// hearsay is for how long other replicas may still write what follows from an older view: it was proven within freshness when
+	// they decided, and a lookup takes 3 s at most.
+	hearsay = freshness + 3*time.Second
 	// rememberFor is how long a remembered mapping may be served while the store is down. While it is down for all
 	// nobody can be moved; a replica that is cut off alone must not go on for ever.
 	rememberFor = time.Hour
@@ -93,6 +96,7 @@ type Policy struct {
 //	no row, store was down a moment ago               assign       provisional      the proposal of the outage's ring, if it is alive
 //	no row                                            assign       proposed       the ring's proposal
 //	row, the user is being moved                      hold         moving
+//	row, backend is back, others may not know          assign       renewed        the same, so that they see it by the row
 //	row, backend alive and crowded, no session open   assign       evened         by room, if that is wanted
 //	row, backend alive                                serve        mapped
 //	row with the address of an alive backend          assign       renamed
@@ -129,6 +133,9 @@ func (p Policy) Decide(f Facts) Decision {
 		return Decision{Verb: Hold, Reason: BeingMoved, Backend: f.Mapping.Backend, From: f.Mapping.Backend, Until: f.Now.Add(m.Left)}
 	}
 	if b, _, ok := f.View.Backend(f.Mapping.Backend); ok {
+		if f.View.contested(b.Name, f.Now, f.Now.Add(-f.Mapping.Age)) {
+			return Decision{Verb: f.assignOrServe(), Reason: Renewed, Backend: b.Name, From: b.Name}
+		}
 		if to, ok := p.even(f, b.Name); ok {
 			return Decision{Verb: Assign, Reason: Evened, Backend: to, From: b.Name}
 		}
@@ -202,13 +209,13 @@ func (p Policy) lost(f Facts) Decision {
 	}
 	// A row that was written after this replica saw the loss, or names a backend that it never saw, says that another
 	// replica saw the backend alive since: its users wait as if the backend had been lost when the row was written.
-	lag := rowLag
+	lag := max(0, min(rowLag, f.View.graces.of(loss.Cause)-hearsay))
 	if loss.Cause == Unseen {
 		lag = -rowLag
 	}
 	if written := f.Now.Add(-f.Mapping.Age); written.After(loss.Since.Add(lag)) {
 		hold.Reason = ViewBehind
-		hold.Until = later(loss.Until, written.Add(loss.Until.Sub(loss.Since)))
+		hold.Until = later(loss.Until, written.Add(max(hearsay, loss.Until.Sub(loss.Since))))
 	}
 	switch {
 	case f.Now.Before(hold.Until):

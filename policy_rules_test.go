@@ -1,6 +1,7 @@
 package director_test
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -96,6 +97,10 @@ func TestPolicyRules(t *testing.T) {
 		case d.Reason == director.Evened:
 			if !mappedAlive || f.ReadOnly || d.Backend == f.Mapping.Backend || p.EvenAbove == 0 || f.Load == nil || !f.Load.Idle {
 				t.Fatalf("moved for evening out: %+v", d)
+			}
+		case d.Reason == director.Renewed:
+			if !mappedAlive || d.Backend != f.Mapping.Backend || d.From != d.Backend || f.Mapping.Age == 0 {
+				t.Fatalf("renewed: %+v", d)
 			}
 		case f.Row == director.RowFound && mappedAlive && (d.Verb != director.Serve || d.Backend != f.Mapping.Backend):
 			t.Fatalf("mapped to an alive backend, but %+v", d)
@@ -197,8 +202,7 @@ func TestWhoMayHaveBeenMovedUnseenIsNotRemembered(t *testing.T) {
 		{"nothing had changed", 3 * time.Minute, 0, -4 * time.Minute, director.Serve},
 		{"something had, for less than users wait", 20 * time.Second, 1, -4 * time.Minute, director.Serve},
 		{"something had, and he was served before", 3 * time.Minute, 1, -4 * time.Minute, director.Unavailable},
-		{"something had, and he was served a moment after", 3 * time.Minute, 1, time.Second, director.Unavailable},
-		{"something had, and he was served later", 3 * time.Minute, 1, 10 * time.Second, director.Serve},
+		{"something had, and he was served afterwards", 3 * time.Minute, 1, time.Second, director.Serve}, // his row was renewed by that
 	} {
 		tracker := director.NewTracker(graces)
 		tracker.Observe(begin, director.Snapshot{CurrentAt: begin, Backends: backends})
@@ -217,40 +221,87 @@ func TestWhoMayHaveBeenMovedUnseenIsNotRemembered(t *testing.T) {
 	}
 }
 
-// A replica that hears of a return early serves users whom another one, which has not heard of it yet, moves a moment later. It must not
-// remember them where they were. The history checker found this.
-func TestReturnAfterTheGraceIsNotRemembered(t *testing.T) {
+// A replica that hears of a return early answers users whom another one, which has not heard of it, would move a moment later. So it renews
+// their rows first. The history checker found this.
+func TestAfterAReturnRowsAreRenewed(t *testing.T) {
 	t.Parallel()
-	graces := director.Graces{Restart: 2 * time.Minute, Failover: 30 * time.Second, Panic: 5 * time.Minute}
+	const day = 24 * time.Hour
+	all, lost, another := backends(3), backends(3)[1:], backends(3)
+	another[0].Instance = "another"
 	begin := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
-	both := []director.Backend{
-		{Name: "a", Addr: netip.MustParseAddr("192.0.2.1"), Weight: 1},
-		{Name: "b", Addr: netip.MustParseAddr("192.0.2.2"), Weight: 1},
-		{Name: "c", Addr: netip.MustParseAddr("192.0.2.3"), Weight: 1},
-	}
-	for _, c := range []struct {
-		name          string
-		away, learned time.Duration
-		want          director.Verb
+	seconds := func(n float64) time.Time { return begin.Add(time.Duration(n * float64(time.Second))) }
+	type sights map[float64]director.Snapshot
+	// Users wait for two minutes.
+	for name, c := range map[string]struct {
+		sights sights
+		later  float64       // when the user is asked for, in seconds after the last sight
+		age    time.Duration // of his row
+		want   director.Reason
 	}{
-		{"back in time", time.Minute, time.Second, director.Serve},
-		{"back too late, a moment ago", 3 * time.Minute, time.Second, director.Unavailable},
-		{"back too late, some time ago", 3 * time.Minute, 10 * time.Second, director.Serve},
-		{"back when other views may say that it is too late", 2*time.Minute - time.Second, time.Second, director.Unavailable},
+		"back at once, as it seems here": {sights{0: {Backends: all}, 1: {Backends: lost}, 2: {Backends: all}}, 1, day, director.Renewed},
+		"back too late":                              {sights{0: {Backends: all}, 1: {Backends: lost}, 200: {Backends: all}}, 1, day, director.Renewed},
+		"back too late, some time ago":               {sights{0: {Backends: all}, 1: {Backends: lost}, 200: {Backends: all}}, 8, day, director.Mapped},
+		"back too late, just before everybody knows": {sights{0: {Backends: all}, 1: {Backends: lost}, 200: {Backends: all}}, 7.9, day, director.Renewed},
+		"back too late, written before":              {sights{0: {Backends: all}, 1: {Backends: lost}, 200: {Backends: all}}, 2, 3 * time.Second, director.Renewed},
+		"back too late, written since":               {sights{0: {Backends: all}, 1: {Backends: lost}, 200: {Backends: all}}, 2, time.Second, director.Mapped},
+		"back too late, and seen again":              {sights{0: {Backends: all}, 1: {Backends: lost}, 200: {Backends: all}, 202: {Backends: all}}, 1, day, director.Renewed},
+		"just started":                               {sights{0: {Backends: all}}, 1, day, director.Renewed},
+		"just started, written since":                {sights{0: {Backends: all}}, 2, time.Second, director.Mapped},
+		"started some time ago":                      {sights{0: {Backends: all}}, 8, day, director.Mapped},
+		"lost before the start":                      {sights{0: {Backends: with(all, 0, director.NotReady)}, 20: {Backends: all}}, 1, day, director.Renewed},
+		"away unseen, for a moment":                  {sights{0: {Backends: all}, 25: {Backends: all, Gaps: 1}}, 1, day, director.Mapped},
+		"away unseen, for as long as users may wait": {sights{0: {Backends: all}, 26: {Backends: all, Gaps: 1}}, 1, day, director.Renewed},
+		"nothing can have been missed":               {sights{0: {Backends: all}, 300: {Backends: all}}, 1, day, director.Mapped},
+		"another instance at once":                   {sights{0: {Backends: all}, 25: {Backends: another}}, 1, day, director.Mapped},
+		"another instance, since an unknown time":    {sights{0: {Backends: all}, 26: {Backends: another}}, 1, day, director.Renewed},
+		"another backend is back":                    {sights{0: {Backends: all}, 10: {Backends: all[:2]}, 200: {Backends: all}}, 1, day, director.Mapped},
 	} {
-		tracker := director.NewTracker(graces)
-		back := begin.Add(time.Minute + c.away)
-		tracker.Observe(begin, director.Snapshot{CurrentAt: begin, Backends: both})
-		lost := begin.Add(time.Minute)
-		tracker.Observe(lost, director.Snapshot{CurrentAt: lost, Backends: both[1:]})
-		tracker.Observe(back, director.Snapshot{CurrentAt: back, Backends: both})
-		now := back.Add(time.Minute)
-		view := tracker.Observe(now, director.Snapshot{CurrentAt: now, Backends: both})
+		tracker := director.NewTracker(director.Graces{Restart: 2 * time.Minute, Failover: 30 * time.Second, Panic: 5 * time.Minute})
+		var view *director.View
+		var last float64
+		for _, second := range slices.Sorted(maps.Keys(c.sights)) {
+			s := c.sights[second]
+			s.CurrentAt = seconds(second)
+			view, last = tracker.Observe(s.CurrentAt, s), second
+		}
 		got := director.Policy{}.Decide(director.Facts{
-			Now: now, View: view, Row: director.RowUnavailable, Remembered: &director.Remembered{Backend: "a", At: back.Add(c.learned)},
+			Now: seconds(last + c.later), View: view, Ring: fixedRing(view.Members()), Row: director.RowFound, Mapping: director.Mapping{Backend: all[0].Name, Age: c.age},
 		})
-		if got.Verb != c.want {
-			t.Errorf("%s: %s (%s), want %s", c.name, got.Verb, got.Reason, c.want)
+		if got.Reason != c.want || got.Backend != all[0].Name {
+			t.Errorf("%s: %s %s %q, want %s", name, got.Verb, got.Reason, got.Backend, c.want)
+		}
+	}
+}
+
+// With short waits, a row that was written not long after a loss may already be one that was renewed after the return.
+func TestRowsTellOfAReturn(t *testing.T) {
+	t.Parallel()
+	begin := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		grace, written, now time.Duration // the latter two since the loss
+		want                director.Reason
+	}{
+		{30 * time.Second, 5 * time.Second, 31 * time.Second, director.Placed},
+		{30 * time.Second, 6 * time.Second, 31 * time.Second, director.ViewBehind},
+		{30 * time.Second, 6 * time.Second, 36 * time.Second, director.Placed},
+		{10 * time.Second, 2 * time.Second, 10 * time.Second, director.Placed},
+		{10 * time.Second, 3 * time.Second, 10 * time.Second, director.ViewBehind},
+		{10 * time.Second, 3 * time.Second, 13 * time.Second, director.Placed},
+		{time.Second, 0, time.Second, director.Placed},
+		{time.Second, time.Second, 8 * time.Second, director.ViewBehind},
+		{time.Second, time.Second, 9 * time.Second, director.Placed},
+	} {
+		tracker := director.NewTracker(director.Graces{Restart: c.grace, Failover: c.grace, Panic: time.Hour})
+		tracker.Observe(begin.Add(-time.Hour), director.Snapshot{CurrentAt: begin.Add(-time.Hour), Backends: backends(3)})
+		tracker.Observe(begin, director.Snapshot{CurrentAt: begin, Backends: backends(3)[1:]})
+		now := begin.Add(c.now)
+		view := tracker.Observe(now, director.Snapshot{CurrentAt: now, Backends: backends(3)[1:]})
+		got := director.Policy{}.Decide(director.Facts{
+			Now: now, View: view, Ring: fixedRing(view.Members()), Row: director.RowFound,
+			Mapping: director.Mapping{Backend: backend(0).Name, Age: c.now - c.written}, Rooms: director.Rooms(view, nil),
+		})
+		if got.Reason != c.want {
+			t.Errorf("waits of %s, written %s after the loss, asked for after %s: %s, want %s", c.grace, c.written, c.now, got.Reason, c.want)
 		}
 	}
 }

@@ -106,12 +106,14 @@ func worlds() []world {
 	everything := director.Snapshot{}
 	return []world{
 		{"no view yet", nil, at(0)},
-		{"all alive", observe(map[int]director.Snapshot{0: {Backends: all}}), at(1)},
+		{"all alive", observe(map[int]director.Snapshot{0: {Backends: all}}), at(9)},
+		{"all alive, started 3s ago", observe(map[int]director.Snapshot{0: {Backends: all}}), at(3)},
 		{"all alive, view unproven for 10m", observe(map[int]director.Snapshot{0: {Backends: all}}), at(600)},
 		{"not ready for 10s", observe(lostAt100(failed)), at(110)},
 		{"not ready for 29s", observe(lostAt100(failed)), at(129)},
 		{"not ready for 31s, view unproven for 31s", observe(lostAt100(failed)), at(131)},
 		{"not ready for 800s", observe(proof(failed)), at(901)},
+		{"back 3s ago after 797s", observe(map[int]director.Snapshot{0: {Backends: all}, 100: failed, 897: {Backends: all}}), at(900)},
 		{"vanished for 10s", observe(lostAt100(vanished)), at(110)},
 		{"vanished for 119s", observe(lostAt100(vanished)), at(219)},
 		{"vanished for 800s", observe(proof(vanished)), at(901)},

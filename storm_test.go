@@ -9,7 +9,7 @@ import (
 	director "github.com/k-web-s/go-dovecot-director"
 )
 
-// waits looks n users up whose backend was lost, and returns how long each is to wait.
+// waits looks n users up, and returns how long each is to wait.
 func waits(t *testing.T, b *bench, n int, r director.Request) []time.Duration {
 	t.Helper()
 	all := make([]time.Duration, n)
@@ -84,6 +84,27 @@ func TestStorm(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestRenewedRowsAreNoStorm holds that who was mapped long ago is let in at once, although his row is young since his backend is back.
+func TestRenewedRowsAreNoStorm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newMemory()
+		for user := range crowd(100, 0) {
+			store.put(user, backend(0).Name)
+		}
+		b := newBench(t, store, func(c *director.Config) { c.Storm = director.Storm{Rate: 1, Most: time.Minute} })
+		time.Sleep(time.Hour)
+		b.see(backends(2))
+		for _, pause := range []time.Duration{time.Second, time.Second, 8 * time.Second} {
+			time.Sleep(pause)
+			for i, wait := range waits(t, b, 100, director.Request{Protocol: "imap"}) {
+				if wait != 0 {
+					t.Fatalf("login %d waits %s", i, wait)
+				}
+			}
+		}
+	})
 }
 
 // TestStormMindsWeights holds that who can take more is sent more.

@@ -24,7 +24,7 @@ func (untold) RingBuilt(time.Duration) {}
 
 // Outcomes are all that a lookup may come to.
 var Outcomes = map[Verb][]Reason{
-	Serve:       {Mapped, Renamed, Proposed, Placed, Evened, UnknownUser, LastKnown, Provisional},
+	Serve:       {Mapped, Renamed, Renewed, Proposed, Placed, Evened, UnknownUser, LastKnown, Provisional},
 	Hold:        {InGrace, InPanic, ViewBehind, ViewPartial, ViewStale, BeingMoved, Contended},
 	Unavailable: {NoView, NoBackend, StoreDown, ViewStale},
 	Reject:      {UnknownUser},
@@ -32,7 +32,7 @@ var Outcomes = map[Verb][]Reason{
 
 var (
 	// AssignReasons are why a lookup writes a user's row.
-	AssignReasons = []Reason{Proposed, Renamed, Placed, Evened, Provisional}
+	AssignReasons = []Reason{Proposed, Renamed, Renewed, Placed, Evened, Provisional}
 	// SwapReasons are why a user's backend is changed from one to another: at a lookup, or by a move.
 	SwapReasons = append([]Reason{Placed}, MoveReasons...)
 	// MoveReasons are why users are moved who do not log in.

@@ -21,9 +21,8 @@ type View struct {
 
 	alive []Backend // sorted by name
 	since []time.Time
-	// settled is, of backends that came back after their users had stopped waiting, or may have, from when on nobody moves them any more:
-	// other replicas may hear of the return later.
-	settled map[string]time.Time
+	// returns are, of alive backends, when they came back, and until when other replicas may not have heard of it.
+	returns map[string]period
 	byName  map[string]int
 	byAddr  map[netip.Addr]int
 	losses  map[string]Loss
@@ -37,6 +36,9 @@ type View struct {
 	// do not, since those they would be spread over are all there.
 	gathering time.Time
 }
+
+// period is a time.
+type period struct{ begin, end time.Time }
 
 // Cause is why a backend counts as lost.
 type Cause uint8
@@ -122,7 +124,20 @@ func (v *View) Backend(name string) (b Backend, since time.Time, ok bool) {
 // keeps reports whether an alive backend has certainly kept a user whom the store named it for at some time.
 func (v *View) keeps(name string, at time.Time) bool {
 	_, since, ok := v.Backend(name)
-	return ok && !since.After(at) && !v.settled[name].After(at)
+	return ok && !since.After(at) && !v.returns[name].begin.After(at)
+}
+
+// contested reports whether another replica may still move the users of an alive backend, since it has not heard yet that this is back. It
+// does not move those whose row was written since the return.
+func (v *View) contested(name string, now, written time.Time) bool {
+	back, ok := v.returns[name]
+	return ok && now.Before(back.end) && written.Before(back.begin)
+}
+
+// renewed reports whether the row of an alive backend's user may have been written for no other reason than its return.
+func (v *View) renewed(name string, written time.Time) bool {
+	back, ok := v.returns[name]
+	return ok && !written.Before(back.begin) && written.Before(back.end)
 }
 
 // vouchesFor is how long after its last proof the view says who is alive: no other replica can have moved anybody off a backend that was alive

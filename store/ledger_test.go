@@ -521,6 +521,7 @@ func TestJournal(t *testing.T) {
 		one, _ := follow(t, b, "replica-1")
 		assign(t, one.db, "ada", "", "192.0.2.1", director.Proposed)
 		assign(t, one.db, "ada", "192.0.2.1", "b-0", director.Renamed)
+		assign(t, one.db, "ada", "b-0", "b-0", director.Renewed)
 		must[director.Mapping](t)(one.db.Assign(t.Context(), director.Assignment{User: "ada", Was: "b-0", Age: time.Hour, Becomes: "b-2", Reason: director.Placed}))
 		assign(t, one.db, "ada", "b-0", "b-1", director.Placed)
 		assign(t, one.db, "eve", "", "b-0", director.Provisional)

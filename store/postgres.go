@@ -309,7 +309,7 @@ WITH patience AS MATERIALIZED (
 ), noted AS (
 	INSERT INTO director_journal (subject, username, from_backend, to_backend, reason, replica)
 	SELECT 'user', done.username, input.was, input.becomes, input.reason, $7 FROM done JOIN input ON input.username = done.username
-	WHERE done.last_ts = now() AND done.backend = input.becomes AND (input.was <> '' AND input.reason <> 'renamed' OR input.reason = 'provisional')
+	WHERE done.last_ts = now() AND done.backend = input.becomes AND (input.was <> '' AND input.reason NOT IN ('renamed', 'renewed') OR input.reason = 'provisional')
 )
 SELECT username, backend, age FROM done`
 

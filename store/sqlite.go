@@ -86,7 +86,7 @@ func (s *sqliteDB) assign(ctx context.Context, batch []director.Assignment, _ bo
 	assigned := make(map[string]director.Mapping, len(batch))
 	for _, a := range batch {
 		age := a.Age.Milliseconds()
-		if s.ledgered.Load() && (a.Was != "" && a.Reason != director.Renamed || a.Reason == director.Provisional) {
+		if s.ledgered.Load() && (a.Was != "" && a.Reason != director.Renamed && a.Reason != director.Renewed || a.Reason == director.Provisional) {
 			if _, err := tx.ExecContext(ctx, `
 				INSERT INTO director_journal (subject, username, from_backend, to_backend, reason, replica)
 				SELECT 'user', ?1, ?2, ?3, ?5, ?6 WHERE NOT EXISTS (SELECT 1 FROM mailbox_username_backend AS m WHERE username = ?1 AND NOT (`+sqliteFits+`))`,

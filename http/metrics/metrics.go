@@ -123,7 +123,7 @@ func New(c Config) *Metrics {
 		m.lookups[i] = l
 	}
 
-	m.assigned = byReason(m.counters("assignments_total", "Rows that lookups of this replica have written, by why: of new users, of users who were moved, and in another spelling.", "reason"), director.AssignReasons)
+	m.assigned = byReason(m.counters("assignments_total", "Rows that lookups of this replica have written, by why: of new users, of users who were moved, in another spelling, and again when a backend is back.", "reason"), director.AssignReasons)
 	m.moved = byReason(m.counters("moves_total", "Users whose backend this replica has changed from one to another, by why.", "reason"), director.SwapReasons)
 	m.undone = byReason(m.counters("moves_undone_total", "Moves that this replica has given up; the user stayed where he was. The log and the journal say why.", "reason"), director.MoveReasons)
 	m.ring = m.histograms("ring_build_duration_seconds", "How long building the ring took, each time that the backends which take new users changed.", ringBuckets).WithLabelValues()
