@@ -40,7 +40,7 @@ type event struct {
 	user, to, via int
 }
 
-// churn is what happens to the backends, for ever: lost for less than their grace and for longer, back under another address
+// churn is what happens to the backends, for ever: lost for less than their grace, for longer and for about as long, back under another address
 // or the same, scaled up and down; and users who are moved.
 func churn(seed uint64, replicas int) iter.Seq[event] {
 	return func(yield func(event) bool) {
@@ -107,14 +107,18 @@ func churn(seed uint64, replicas int) iter.Seq[event] {
 					continue // with more at once it would be a panic most of the time
 				}
 				b := may[random.IntN(len(may))]
-				state := history.NotReady
-				away := between(failoverGrace+maxLag, failoverGrace+maxLag+2*time.Second)
+				state, grace := history.NotReady, failoverGrace
 				if random.IntN(2) == 0 {
-					state = history.Gone
-					away = between(restartGrace+maxLag, restartGrace+maxLag+2*time.Second)
+					state, grace = history.Gone, restartGrace
 				}
-				if random.IntN(5) < 2 && at > 3*time.Second { // so that even a short run has a longer one
-					away = between(200*time.Millisecond, 2*time.Second)
+				away := between(grace+maxLag, grace+maxLag+2*time.Second)
+				if at > 3*time.Second { // so that even a short run has a long one
+					switch random.IntN(5) {
+					case 0:
+						away = between(200*time.Millisecond, 2*time.Second)
+					case 1, 2, 3: // when some replicas have stopped waiting and others have not
+						away = between(grace, grace+maxLag)
+					}
 				}
 				e = change(at, b, state, false)
 				if b >= firstBackends && state == history.Gone && random.IntN(2) == 0 {

@@ -26,7 +26,7 @@ func TestChurn(t *testing.T) {
 			t.Fatalf("seed %d leads to different events", seed)
 		}
 		lost, back := map[int]event{}, map[int]time.Duration{}
-		var moves, blips, failovers, restarts, added, last int
+		var moves, blips, edges, failovers, restarts, added, last int
 		for i, e := range all {
 			if e.at < all[last].at {
 				t.Fatalf("seed %d: event %d is before the last one", seed, i)
@@ -47,9 +47,15 @@ func TestChurn(t *testing.T) {
 			default:
 				delete(lost, e.backend)
 				back[e.backend] = e.at
+				grace := failoverGrace
+				if was.state == history.Gone {
+					grace = restartGrace
+				}
 				switch length := e.at - was.at; {
 				case length < failoverGrace:
 					blips++
+				case length >= grace && length < grace+maxLag:
+					edges++
 				case was.state == history.NotReady && length > failoverGrace+maxLag:
 					failovers++
 				case was.state == history.Gone && length > restartGrace+maxLag && e.newAddress:
@@ -64,8 +70,8 @@ func TestChurn(t *testing.T) {
 				}
 			}
 		}
-		if min(moves, blips, failovers, restarts, added) == 0 {
-			t.Errorf("seed %d: %d moves, %d blips, %d failovers, %d restarts, %d added", seed, moves, blips, failovers, restarts, added)
+		if min(moves, blips, edges, failovers, restarts, added) == 0 {
+			t.Errorf("seed %d: %d moves, %d blips, %d returns at the edge, %d failovers, %d restarts, %d added", seed, moves, blips, edges, failovers, restarts, added)
 		}
 	}
 }

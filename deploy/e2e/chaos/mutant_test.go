@@ -14,7 +14,7 @@ import (
 // mutant is a director with a fault that was put in on purpose: new in the place of old, which stands once in the file.
 type mutant struct{ name, file, old, new string }
 
-// mutants are three ways to break the promise, each of which a careless change could bring.
+// mutants are ways to break the promise, each of which a careless change could bring.
 var mutants = []mutant{
 	{
 		// Who comes second writes over the winner's row, and believes to have won.
@@ -29,6 +29,13 @@ var mutants = []mutant{
 		file: "policy.go",
 		old:  "if written := f.Now.Add(-f.Mapping.Age); written.After(loss.Since.Add(lag)) {",
 		new:  "if written := f.Now.Add(-f.Mapping.Age); false && written.After(loss.Since.Add(lag)) {",
+	},
+	{
+		// Who is back is answered with at once, and a replica that has not heard of it does not see that.
+		name: "late returns not told",
+		file: "policy.go",
+		old:  "if f.View.contested(b.Name,",
+		new:  "if false && f.View.contested(b.Name,",
 	},
 	{
 		// Whom this replica has answered before it answers from memory, whatever the table says meanwhile.

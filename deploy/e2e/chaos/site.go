@@ -370,7 +370,7 @@ func (r Result) String() string {
 		text += fmt.Sprintf(", recovered in %.1f s", r.Recovery.Seconds())
 	}
 	if r.Moves > 0 {
-		text += fmt.Sprintf(", %d moves (%d overtaken)", r.Moves, r.Overtaken)
+		text += fmt.Sprintf(", %d moves", r.Moves)
 	}
 	return text
 }

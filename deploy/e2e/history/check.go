@@ -3,6 +3,7 @@ package history
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -33,10 +34,6 @@ type Report struct {
 	Violations []Violation
 	// Moves counts how often somebody was answered with another backend than before.
 	Moves int
-	// Overtaken counts those of them whose user was answered with the old backend after it had been lost for its grace already:
-	// it had returned, as one replica knew, and another that did not yet know moved the user. That is within the rules, as nobody can
-	// know at once, and it should be rare.
-	Overtaken int
 }
 
 // Check checks the whole history. The violations are in the order of time.
@@ -59,7 +56,7 @@ func (h *History) Check() Report {
 			r.Violations = append(r.Violations, c.answer(l)...)
 		}
 		r.Violations = append(r.Violations, c.owner(user, lookups)...)
-		c.count(&r, user, lookups)
+		r.Moves += moves(lookups)
 	}
 	slices.SortStableFunc(r.Violations, func(a, b Violation) int { return cmp.Compare(a.At, b.At) })
 	return r
@@ -120,16 +117,20 @@ func (h *History) lost(user string, lookups []Lookup) (found []Violation) {
 	return nil
 }
 
-// reign is the register of one user: the owner, and since when he is known to have been it at least once.
+// reign is the register of one user: the owner, and what is known of its being it.
 type reign struct {
 	backend string // "" before the first
 	// seen is the latest begin of a read of it: no change can have come before.
 	seen time.Duration
+	// answer is the last answer to a passdb lookup; its replica is "" before the first.
+	answer read
 }
 
 // read is one read of the register. Those of userdb lookups may be of what would come of a passdb lookup.
 type read struct {
 	backend    string
+	replica    string // "" for a look at the table
+	addr       netip.Addr
 	userDB     bool
 	begin, end time.Duration
 }
@@ -142,16 +143,16 @@ func (h *History) owner(user string, lookups []Lookup) []Violation {
 	}
 	for _, l := range lookups {
 		if l.Outcome == Served {
-			add(read{l.Backend, l.UserDB, l.Begin, l.End})
+			add(read{l.Backend, l.Replica, l.Addr, l.UserDB, l.Begin, l.End})
 		}
 	}
 	for _, s := range h.rows[user] {
 		if s.backend == "" {
 			continue
 		}
-		add(read{s.backend, false, s.first.begin, s.first.end})
+		add(read{backend: s.backend, begin: s.first.begin, end: s.first.end})
 		if s.last != s.first {
-			add(read{s.backend, false, s.last.begin, s.last.end})
+			add(read{backend: s.backend, begin: s.last.begin, end: s.last.end})
 		}
 	}
 	model := porcupine.Model{
@@ -178,28 +179,26 @@ func (h *History) owner(user string, lookups []Lookup) []Violation {
 	case porcupine.Illegal:
 		blamed := blame(reads, longest)
 		return []Violation{h.violation(RuleMoved, user, blamed.begin,
-			"is on "+blamed.backend+" after "+now.backend+", which was not lost for its grace in any replica's feed, and was not ordered there", now.backend)}
+			"is on "+blamed.backend+" after "+now.backend+", which was not lost for its grace in any replica's feed since he was answered with it, and was not ordered there", now.backend)}
 	case porcupine.Unknown:
 		return []Violation{h.violation(RuleMoved, user, reads[0].Input.(read).begin, "was asked for so often at once that no order of the answers was found in time", "")}
 	}
 	return nil
 }
 
-// count counts how often the user was answered with another backend than before.
-func (h *History) count(r *Report, user string, lookups []Lookup) {
+// moves counts how often a user was answered with another backend than before.
+func moves(lookups []Lookup) (n int) {
 	var before Lookup
 	for _, l := range slices.SortedStableFunc(slices.Values(lookups), func(a, b Lookup) int { return cmp.Compare(a.Begin, b.Begin) }) {
 		if l.Outcome != Served || l.UserDB {
 			continue
 		}
 		if before.User != "" && l.Backend != before.Backend {
-			r.Moves++
-			if l.Begin > before.End && len(h.orders[user]) == 0 && h.final(before.Backend, before.Begin, l.End) < before.Begin {
-				r.Overtaken++
-			}
+			n++
 		}
 		before = l
 	}
+	return n
 }
 
 // blame is the first read that no order explains.
@@ -226,36 +225,37 @@ func (h *History) step(user string, r reign, v read) (ok bool, next reign) {
 	switch {
 	case r.backend == "" && v.userDB:
 		return true, r
-	case r.backend == "" || r.backend == v.backend:
-		return true, reign{v.backend, max(r.seen, v.begin)}
-	case !h.justified(user, r.backend, v.backend, r.seen, v.end):
+	case r.backend != "" && r.backend != v.backend && !h.justified(user, r, v):
 		return false, r
-	case v.userDB:
+	case r.backend != "" && r.backend != v.backend && v.userDB:
 		return true, r
 	}
-	return true, reign{v.backend, max(r.seen, v.begin)}
+	next = reign{v.backend, max(r.seen, v.begin), v}
+	if r.backend == v.backend && (v.userDB || v.replica == "") {
+		next.answer = r.answer
+	}
+	return true, next
 }
 
-// justified reports whether the user's owner may have changed between two times.
-func (h *History) justified(user, from, to string, after, before time.Duration) bool {
-	if h.final(from, after, before) < never {
+// justified reports whether the user's owner may have changed since it was last seen.
+func (h *History) justified(user string, r reign, v read) bool {
+	if h.final(r.backend, r.seen, v.end, r.answer) {
 		return true
 	}
 	for _, o := range h.orders[user] {
 		// Where he was ordered may have been lost again before anybody saw him there.
-		if o.begun <= before && o.until >= after && (o.to == to || o.to != from && h.final(o.to, max(after, o.begun), before) < never) {
+		if o.begun <= v.end && o.until >= r.seen && (o.to == v.backend || o.to != r.backend && h.final(o.to, max(r.seen, o.begun), v.end, read{})) {
 			return true
 		}
 	}
 	return false
 }
 
-// final returns from when on a replica may have moved users from a backend between two times, since its feed had not shown it for its
-// grace; never if none may have.
+// final reports whether a replica may have moved a user from a backend between two times, since its feed had not shown it for its grace. If
+// he was answered with it when it was back, he is not moved for that loss any more.
 //
 // A loss begins when it was fed, since it may have been read at once, and ends when the return is known to have been read.
-func (h *History) final(backend string, after, before time.Duration) time.Duration {
-	found := never
+func (h *History) final(backend string, after, before time.Duration, answer read) bool {
 	for _, feed := range h.feeds {
 		there, lost, grace := false, never, h.config.Restart
 		for i, c := range feed[backend] {
@@ -276,10 +276,26 @@ func (h *History) final(backend string, after, before time.Duration) time.Durati
 			if i+1 < len(feed[backend]) {
 				back = feed[backend][i+1].seen
 			}
-			if due := lost + grace; due <= before && due <= back && h.late(back) >= after {
-				found = min(found, due)
+			if due := lost + grace; due <= before && due <= back && h.late(back) >= after && !h.returned(answer, lost) {
+				return true
 			}
 		}
 	}
-	return found
+	return false
+}
+
+// returned reports whether an answer comes from a replica that knew of the backend's return, and that it had been lost. One that has missed
+// the loss cannot know that others have moved users, or are about to.
+func (h *History) returned(answer read, lost time.Duration) (knew bool) {
+	changes := h.feeds[answer.replica][answer.backend]
+	for i, c := range changes {
+		if c.state != Ready || c.addr != answer.addr || c.fed > answer.end || i+1 < len(changes) && h.late(changes[i+1].seen) < answer.begin {
+			continue
+		}
+		if c.fed <= lost || i == 0 || changes[i-1].state == Ready || changes[i-1].seen > c.fed {
+			return false
+		}
+		knew = true
+	}
+	return knew
 }

@@ -2,7 +2,8 @@
 // ordered to be moved and what the table held; and checks afterwards that it kept the promise:
 //
 //   - moved: no user is answered with a backend after another one was answered, unless that other one had been lost for its
-//     grace in what some replica was fed, or the user was ordered to be moved there.
+//     grace in what some replica was fed, or the user was ordered to be moved there. A loss that the answer came after, from a replica
+//     that knew of both loss and return, is no reason.
 //   - lost: a mapping that was answered or seen in the table never disappears from it.
 //   - address: nobody is sent to an address that his replica's feed does not list, or has not listed for some time.
 //   - refused: nobody is told anything else than "here", "try again" and "ask another".
