@@ -4,7 +4,7 @@ import "time"
 
 // Hurry makes a Watch impatient, before Run. It retries after retry, and believes a denial after denied.
 func (w *Watch) Hurry(retry, denied time.Duration) {
-	w.pace = pace{denied: denied, pause: 100 * time.Millisecond, retry: retry, retryMax: 10 * retry, settle: 5 * time.Second}
+	w.pace = pace{denied: denied, retry: retry, retryMax: 10 * retry, settle: 5 * time.Second}
 }
 
 // Prove lets a proof come in of Endpoints, wherever the backends are read from.

@@ -33,9 +33,10 @@ const (
 // pace is how patient a Watch is. It is a variable of each Watch for tests' sake only.
 type pace struct {
 	// denied is how long the server has to deny a right for us to believe it: one that starts denies everything for a
-	// second. pause is how long denied requests are apart then.
-	denied, pause time.Duration
-	// retry is how long the first retry waits, retryMax the later ones at most.
+	// second.
+	denied time.Duration
+	// retry is how long the first retry waits, retryMax the later ones at most; up to half as much is added by chance. Requests that
+	// are denied in earnest are retryMax apart.
 	retry, retryMax time.Duration
 	// settle is how long a backend that is suddenly nowhere listed is taken to be on its way from one EndpointSlice to
 	// another. A slice may be deleted before its successor comes, when somebody deletes slices by hand for instance; the
@@ -43,7 +44,7 @@ type pace struct {
 	settle time.Duration
 }
 
-var unhurried = pace{denied: 5 * time.Second, pause: 30 * time.Second, retry: 500 * time.Millisecond, retryMax: 10 * time.Second, settle: 5 * time.Second}
+var unhurried = pace{denied: 5 * time.Second, retry: 500 * time.Millisecond, retryMax: 6 * time.Second, settle: 5 * time.Second}
 
 // resource says how to ask for the objects of a feed.
 type resource struct {
@@ -190,7 +191,7 @@ func (f *feed) selecting(o metav1.ListOptions) metav1.ListOptions {
 func (f *feed) refusal(request string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if failed := f.failing[request]; f.believed(failed) && time.Since(failed.at) < f.pace.pause {
+	if failed := f.failing[request]; f.believed(failed) && time.Since(failed.at) < f.pace.retryMax {
 		return failed.err
 	}
 	return nil

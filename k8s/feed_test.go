@@ -24,7 +24,7 @@ func TestWhatAFeedKnowsOfItsRights(t *testing.T) {
 		fault := errors.New("etcd has no leader")
 		changes := 0
 		// It has no client: what asks the server panics.
-		f := newFeed(resource{kind: "EndpointSlices"}, slog.New(slog.DiscardHandler), &pace{denied: 5 * time.Second, pause: 30 * time.Second}, nil, func() { changes++ })
+		f := newFeed(resource{kind: "EndpointSlices"}, slog.New(slog.DiscardHandler), &pace{denied: 5 * time.Second, retryMax: 6 * time.Second}, nil, func() { changes++ })
 		is := func(step string, denied, believed bool) {
 			t.Helper()
 			if d, b := f.denied(); d != denied || b != believed {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -79,13 +80,13 @@ func TestTheFileIsFollowed(t *testing.T) {
 	}
 	write("- {name: a, address: 192.0.2.1}")
 	synctest.Test(t, func(t *testing.T) {
-		var last director.Snapshot
-		f, err := k8s.NewFile(k8s.FileConfig{Path: path, Publish: func(s director.Snapshot) { last = s }})
+		var published atomic.Pointer[director.Snapshot]
+		f, err := k8s.NewFile(k8s.FileConfig{Path: path, Publish: func(s director.Snapshot) { published.Store(&s) }})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if brief(last.Backends) != "a@1 ready " || !last.CurrentAt.Equal(time.Now()) {
-			t.Errorf("at the start: %+v", last)
+		if last := published.Load(); brief(last.Backends) != "a@1 ready " || !last.CurrentAt.Equal(time.Now()) {
+			t.Errorf("at the start: %+v", *last)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
@@ -94,6 +95,7 @@ func TestTheFileIsFollowed(t *testing.T) {
 			t.Helper()
 			time.Sleep(1100 * time.Millisecond)
 			synctest.Wait()
+			last := published.Load()
 			if got := brief(last.Backends); got != want || (time.Since(last.CurrentAt) < time.Second) != current {
 				t.Errorf("%s: %q, known %s ago", what, got, time.Since(last.CurrentAt))
 			}
@@ -104,8 +106,8 @@ func TestTheFileIsFollowed(t *testing.T) {
 		write("- {name: a, address: 192.0.2.2}")
 		expect("an edit is seen within a second or so", "a@2 ready ", true)
 		expect("nothing has changed", "a@2 ready ", true)
-		if last.Gaps != 0 {
-			t.Errorf("%d gaps", last.Gaps)
+		if n := published.Load().Gaps; n != 0 {
+			t.Errorf("%d gaps", n)
 		}
 		write("- {name: a, addr")
 		expect("a half-written file changes nothing and proves nothing", "a@2 ready ", false)
@@ -127,8 +129,8 @@ func TestTheFileIsFollowed(t *testing.T) {
 		before := time.Now()
 		f.Confirm()
 		synctest.Wait()
-		if len(last.Backends) != 0 || !last.CurrentAt.Equal(before) || last.Gaps != 1 {
-			t.Errorf("after Confirm: %+v; want it to tell that the file could not be read for some time, once", last)
+		if last := published.Load(); len(last.Backends) != 0 || !last.CurrentAt.Equal(before) || last.Gaps != 1 {
+			t.Errorf("after Confirm: %+v; want it to tell that the file could not be read for some time, once", *last)
 		}
 		cancel()
 		if err := <-done; err != nil {
