@@ -36,7 +36,7 @@ type pace struct {
 	// second.
 	denied time.Duration
 	// retry is how long the first retry waits, retryMax the later ones at most; up to half as much is added by chance. Requests that
-	// are denied in earnest are retryMax apart.
+	// are denied in earnest are half of retryMax apart at least, so that a retry is not put off by a proof that was just tried.
 	retry, retryMax time.Duration
 	// settle is how long a backend that is suddenly nowhere listed is taken to be on its way from one EndpointSlice to
 	// another. A slice may be deleted before its successor comes, when somebody deletes slices by hand for instance; the
@@ -191,7 +191,7 @@ func (f *feed) selecting(o metav1.ListOptions) metav1.ListOptions {
 func (f *feed) refusal(request string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if failed := f.failing[request]; f.believed(failed) && time.Since(failed.at) < f.pace.retryMax {
+	if failed := f.failing[request]; f.believed(failed) && time.Since(failed.at) < f.pace.retryMax/2 {
 		return failed.err
 	}
 	return nil
