@@ -204,12 +204,19 @@ func TestReplicasAgreeOnUsersOfABackendThatIsBack(t *testing.T) {
 			for _, b := range []*bench{first, second} {
 				b.see(with(backends(3), 1, director.SwitchedOff))
 			}
-			time.Sleep(time.Minute)
+			time.Sleep(2 * time.Second)
 			first.see(backends(3))
 			first.want("ada", director.Serve, director.Renewed, "dovecot-backend-1")
 			second.again()
 			second.want("ada", director.Hold, director.ViewBehind, "dovecot-backend-1")
 			second.want("grace", director.Serve, director.Placed, "")
+		},
+		"it comes back, and another instance at once": func(t *testing.T, first, second *bench) {
+			another := backends(3)
+			another[1].Instance = "another"
+			first.see(another)
+			first.want("ada", director.Serve, director.Renewed, "dovecot-backend-1")
+			second.want("ada", director.Hold, director.ViewBehind, "dovecot-backend-1")
 		},
 		"everybody has heard": func(t *testing.T, first, _ *bench) {
 			time.Sleep(6900 * time.Millisecond)

@@ -123,11 +123,11 @@ func (v *View) enlist(now time.Time, prev *View, backends []Backend) {
 		delete(v.losses, b.Name)
 		// Another instance of the same name was away in between, even if no snapshot shows the gap.
 		old, since, ok := prev.Backend(b.Name)
+		if r, returned := prev.returns[b.Name]; ok && returned {
+			v.returns[b.Name] = r
+		}
 		if ok && old.Instance == b.Instance {
 			v.since[i] = since
-			if r, ok := prev.returns[b.Name]; ok {
-				v.returns[b.Name] = r
-			}
 			continue
 		}
 		v.since[i] = now

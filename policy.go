@@ -175,9 +175,9 @@ func (f Facts) outageProposal() (backend string, ok bool) {
 	return name, ok
 }
 
-// storeDown serves what is remembered if nothing can have changed: the backend is alive and was not away since, and if its users had
-// stopped waiting for it, all replicas have heard since that it is back. A replica that is cut off from the API server too does not hear of a
-// loss, while others may move the backend's users when their wait is over.
+// storeDown serves what is remembered if nothing can have changed: the backend is alive, and the user's row was read or written since it was
+// away. A replica that is cut off from the API server too does not hear of a loss, while others may move the backend's users when their wait
+// is over.
 func (p Policy) storeDown(f Facts) Decision {
 	if r := f.Remembered; r != nil && f.Now.Sub(r.At) <= rememberFor {
 		if f.View.keeps(r.Backend, r.At) {
@@ -209,7 +209,7 @@ func (p Policy) lost(f Facts) Decision {
 	}
 	// A row that was written after this replica saw the loss, or names a backend that it never saw, says that another
 	// replica saw the backend alive since: its users wait as if the backend had been lost when the row was written.
-	lag := max(0, min(rowLag, f.View.graces.of(loss.Cause)-hearsay))
+	lag := max(0, min(rowLag, loss.Until.Sub(loss.Since)-hearsay))
 	if loss.Cause == Unseen {
 		lag = -rowLag
 	}

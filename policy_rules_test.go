@@ -238,7 +238,7 @@ func TestAfterAReturnRowsAreRenewed(t *testing.T) {
 		age    time.Duration // of his row
 		want   director.Reason
 	}{
-		"back at once, as it seems here": {sights{0: {Backends: all}, 1: {Backends: lost}, 2: {Backends: all}}, 1, day, director.Renewed},
+		"back at once, as it seems here":             {sights{0: {Backends: all}, 1: {Backends: lost}, 2: {Backends: all}}, 1, day, director.Renewed},
 		"back too late":                              {sights{0: {Backends: all}, 1: {Backends: lost}, 200: {Backends: all}}, 1, day, director.Renewed},
 		"back too late, some time ago":               {sights{0: {Backends: all}, 1: {Backends: lost}, 200: {Backends: all}}, 8, day, director.Mapped},
 		"back too late, just before everybody knows": {sights{0: {Backends: all}, 1: {Backends: lost}, 200: {Backends: all}}, 7.9, day, director.Renewed},

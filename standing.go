@@ -31,8 +31,8 @@ const (
 	Standby State = "standby"
 	// Drain: the backend takes no new users and keeps those that it has.
 	Drain State = "drain"
-	// Off: nobody is sent to the backend, and its users are mapped to others at their next login, without any wait. Only an
-	// operator can know that no session goes on there.
+	// Off: nobody is sent to the backend, and its users are mapped to others at their next login, without any wait, but for those
+	// whose row was written since: they wait for eight seconds. Only an operator can know that no session goes on there.
 	Off State = "off"
 )
 

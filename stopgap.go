@@ -278,7 +278,7 @@ func (r *Reconciler) settle(ctx context.Context, user, backend string) (elsewher
 		return "", false
 	case RowRefused: // he was served as such a user is while the database is there
 	case RowFound:
-		d.known.learn(user, m.Backend, now) // he is not new any more, and those who have a row were read before
+		d.known.learn(user, m.Backend, now.Add(-m.Age)) // he is not new any more; a row that is there was not renewed
 		if !r.same(m.Backend, backend) {
 			return m.Backend, true
 		}

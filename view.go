@@ -37,7 +37,7 @@ type View struct {
 	gathering time.Time
 }
 
-// period is a time.
+// period is the time from begin on, and before end.
 type period struct{ begin, end time.Time }
 
 // Cause is why a backend counts as lost.
@@ -141,8 +141,10 @@ func (v *View) renewed(name string, written time.Time) bool {
 }
 
 // vouchesFor is how long after its last proof the view says who is alive: no other replica can have moved anybody off a backend that was alive
-// then, since users wait for FAILOVER_GRACE at least.
-func (v *View) vouchesFor() time.Duration { return max(freshness, v.graces.Failover-freshness) }
+// then, since users wait for the shorter of the graces at least.
+func (v *View) vouchesFor() time.Duration {
+	return max(freshness, min(v.graces.Failover, v.graces.Restart)-freshness)
+}
 
 // ByAddr returns the alive backend that a mapping's text names by its address.
 func (v *View) ByAddr(text string) (Backend, bool) {

@@ -36,7 +36,7 @@
 //
 // The last snapshot stays, whatever the API server answers: refused, forbidden and unauthorized (an API server that
 // starts answers both for a moment), expired versions, silence. The watch is taken up again with growing pauses of at
-// most 10 s, or 30 s where a right is denied for good. Each kind of failure is logged once until it works again.
+// most 9 s, denied or not. Each kind of failure is logged once until it works again.
 //
 // A Service that is deleted is content, not failure: everything vanished.
 //
