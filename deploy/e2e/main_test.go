@@ -37,7 +37,7 @@ func run(m *testing.M) int {
 }
 
 // patience is how long a test waits for something that is expected to happen. It says nothing about how fast it should be.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 // eventually repeats check until it returns nil; after patience its last error fails the test.
 func eventually(t *testing.T, what string, check func() error) {
