@@ -71,6 +71,9 @@ type Facts struct {
 	ReadOnly bool
 }
 
+// written is when the user's row was written, by this replica's clock.
+func (f Facts) written() time.Time { return f.Now.Add(-f.Mapping.Age) }
+
 // Policy decides. It is pure: equal facts give equal decisions in every replica, in the simulator and in explanations.
 type Policy struct {
 	// RejectUnknown turns users whom the database refuses away. Otherwise they get the ring's proposal and nothing is
@@ -133,7 +136,7 @@ func (p Policy) Decide(f Facts) Decision {
 		return Decision{Verb: Hold, Reason: BeingMoved, Backend: f.Mapping.Backend, From: f.Mapping.Backend, Until: f.Now.Add(m.Left)}
 	}
 	if b, _, ok := f.View.Backend(f.Mapping.Backend); ok {
-		if f.View.contested(b.Name, f.Now, f.Now.Add(-f.Mapping.Age)) {
+		if f.View.contested(b.Name, f.Now, f.written()) {
 			return Decision{Verb: f.assignOrServe(), Reason: Renewed, Backend: b.Name, From: b.Name}
 		}
 		if to, ok := p.even(f, b.Name); ok {
@@ -213,7 +216,7 @@ func (p Policy) lost(f Facts) Decision {
 	if loss.Cause == Unseen {
 		lag = -rowLag
 	}
-	if written := f.Now.Add(-f.Mapping.Age); written.After(loss.Since.Add(lag)) {
+	if written := f.written(); written.After(loss.Since.Add(lag)) {
 		hold.Reason = ViewBehind
 		hold.Until = later(loss.Until, written.Add(max(hearsay, loss.Until.Sub(loss.Since))))
 	}

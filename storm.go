@@ -61,7 +61,7 @@ func (p *pacer) delay(now time.Time, b Backend) time.Duration {
 
 // delays reports whether an answer lets a user in who was mapped a moment ago. LMTP minds no delay.
 func (r Request) delays(decision Decision, f Facts) bool {
-	return !r.ReadOnly && r.Protocol != "lmtp" && (decision.Reason == Placed || decision.Reason == Mapped && f.Mapping.Age < young && !f.View.renewed(f.Mapping.Backend, f.Now.Add(-f.Mapping.Age)))
+	return !r.ReadOnly && r.Protocol != "lmtp" && (decision.Reason == Placed || decision.Reason == Mapped && f.Mapping.Age < young && !f.View.renewed(f.Mapping.Backend, f.written()))
 }
 
 // pace puts an answer's login into the queue of its backend.

@@ -51,6 +51,33 @@ func Run(t *testing.T, bench func(t *testing.T) Bench) {
 	}
 }
 
+// patient is a store whose callers come again, as users do, when it was too slow for them. What is right does not depend on how fast
+// the machine is that runs the suite.
+type patient struct{ Store }
+
+func (b Bench) open(t *testing.T) Store { return patient{b.Open(t)} }
+
+func (p patient) Get(ctx context.Context, user string) (director.Mapping, error) {
+	return again(func() (director.Mapping, error) { return p.Store.Get(ctx, user) })
+}
+
+func (p patient) Assign(ctx context.Context, a director.Assignment) (director.Mapping, error) {
+	return again(func() (director.Mapping, error) { return p.Store.Assign(ctx, a) })
+}
+
+func (p patient) Counts(ctx context.Context) (map[string]int, error) {
+	return again(func() (map[string]int, error) { return p.Store.Counts(ctx) })
+}
+
+func again[A any](ask func() (A, error)) (A, error) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		answer, err := ask()
+		if !errors.Is(err, director.ErrUnavailable) || time.Now().After(deadline) {
+			return answer, err
+		}
+	}
+}
+
 func get(t *testing.T, s Store, user string) string {
 	t.Helper()
 	m, err := s.Get(t.Context(), user)
@@ -73,23 +100,23 @@ func assign(t *testing.T, s Store, user, was, becomes string) string {
 }
 
 func absent(t *testing.T, b Bench) {
-	if _, err := b.Open(t).Get(t.Context(), "ada"); !errors.Is(err, director.ErrNoMapping) {
+	if _, err := b.open(t).Get(t.Context(), "ada"); !errors.Is(err, director.ErrNoMapping) {
 		t.Errorf("error %v", err)
 	}
 }
 
 func readBack(t *testing.T, b Bench) {
-	s := b.Open(t)
+	s := b.open(t)
 	if got := assign(t, s, "ada", "", "backend-0"); got != "backend-0" {
 		t.Errorf("assigned %q", got)
 	}
-	if got := get(t, b.Open(t), "ada"); got != "backend-0" {
+	if got := get(t, b.open(t), "ada"); got != "backend-0" {
 		t.Errorf("another handle reads %q", got)
 	}
 }
 
 func compareAndSet(t *testing.T, b Bench) {
-	s := b.Open(t)
+	s := b.open(t)
 	for i, tc := range []struct{ row, was, becomes, want string }{
 		{"", "", "b", "b"},
 		{"", "a", "b", "b"}, // an absent row satisfies any expectation
@@ -117,7 +144,7 @@ func compareAndSet(t *testing.T, b Bench) {
 }
 
 func younger(t *testing.T, b Bench) {
-	s := b.Open(t)
+	s := b.open(t)
 	const hour = time.Hour
 	for i, tc := range []struct {
 		is, read time.Duration
@@ -128,9 +155,9 @@ func younger(t *testing.T, b Bench) {
 		{hour, hour, "b", true},
 		{hour, hour - time.Second, "b", true},
 		{hour, hour + time.Minute, "b", false},
-		{time.Second, hour, "b", false},
+		{time.Minute, hour, "b", false},
 		{hour, hour, "a", true}, // renewed
-		{time.Second, hour, "a", false},
+		{time.Minute, hour, "a", false},
 		{-30 * time.Second, 0, "b", true},         // clocks differ
 		{-30 * time.Second, hour, "b", false},     // too, and it was written since
 		{80_000 * hour, 80_000 * hour, "b", true}, // from before the product
@@ -142,7 +169,7 @@ func younger(t *testing.T, b Bench) {
 		if tc.fits {
 			want = tc.becomes
 		}
-		if written := m.Age < 500*time.Millisecond && m.Age >= 0; err != nil || m.Backend != want || tc.is >= time.Second && written != tc.fits {
+		if written := m.Age < 30*time.Second && m.Age >= 0; err != nil || m.Backend != want || tc.is > 0 && written != tc.fits {
 			t.Errorf("%s old, read as %s: got %q, %s old, %v; want %q", tc.is, tc.read, m.Backend, m.Age, err, want)
 		}
 		read, err := s.Get(t.Context(), user)
@@ -166,7 +193,7 @@ func younger(t *testing.T, b Bench) {
 
 // TakesRowsFromTheFuture holds that rows which a clock was wrong for do not keep their users where they are.
 func TakesRowsFromTheFuture(t *testing.T, b Bench) {
-	s := b.Open(t)
+	s := b.open(t)
 	b.Insert(t, "a", -2*time.Hour, "ada")
 	m, err := s.Get(t.Context(), "ada")
 	if err != nil || m.Age < time.Hour {
@@ -178,7 +205,7 @@ func TakesRowsFromTheFuture(t *testing.T, b Bench) {
 }
 
 func age(t *testing.T, b Bench) {
-	s := b.Open(t)
+	s := b.open(t)
 	b.Insert(t, "backend-0", time.Hour, "old")
 	b.Insert(t, "backend-0", -30*time.Second, "ahead") // clocks differ
 	assign(t, s, "new", "", "backend-0")
@@ -191,7 +218,7 @@ func age(t *testing.T, b Bench) {
 }
 
 func touches(t *testing.T, b Bench) {
-	s := b.Open(t)
+	s := b.open(t)
 	b.Insert(t, "backend-0", time.Hour, "ada")
 	b.Insert(t, "backend-1", time.Hour, "moved")
 	s.Touch("ada", "backend-0")
@@ -218,7 +245,7 @@ func touches(t *testing.T, b Bench) {
 }
 
 func counted(t *testing.T, b Bench) {
-	s := b.Open(t)
+	s := b.open(t)
 	for i := range 30 {
 		assign(t, s, fmt.Sprintf("user-%d", i), "", fmt.Sprintf("backend-%d", i%3/2))
 	}
@@ -238,7 +265,7 @@ var Names = []string{
 
 // KeepsNames holds that names are kept byte for byte, and that none is taken for another, in one statement or in several.
 func KeepsNames(t *testing.T, b Bench) {
-	s := b.Open(t)
+	s := b.open(t)
 	var wg sync.WaitGroup
 	for i, user := range Names {
 		wg.Go(func() { assign(t, s, user, "", fmt.Sprintf("backend-%d", i)) })
@@ -262,7 +289,7 @@ func race(t *testing.T, b Bench) {
 	results := make([][]string, writers)
 	var wg sync.WaitGroup
 	for w := range writers {
-		s := b.Open(t)
+		s := b.open(t)
 		results[w] = make([]string, users)
 		wg.Go(func() {
 			var callers sync.WaitGroup
@@ -285,7 +312,7 @@ func race(t *testing.T, b Bench) {
 		})
 	}
 	wg.Wait()
-	s := b.Open(t)
+	s := b.open(t)
 	for u := range users {
 		row := get(t, s, fmt.Sprintf("user-%d", u))
 		for w := range writers {
@@ -307,7 +334,7 @@ func moves(t *testing.T, b Bench) {
 	told := map[string]map[string]bool{}
 	var wg sync.WaitGroup
 	for w := range writers {
-		s := b.Open(t)
+		s := b.open(t)
 		wg.Go(func() {
 			for _, u := range rand.Perm(users) {
 				user := fmt.Sprintf("user-%d", u)
@@ -334,12 +361,12 @@ func moves(t *testing.T, b Bench) {
 }
 
 func refusals(t *testing.T, b Bench) {
-	known := make([]string, 0, 100) // more are too many for SQLite with the race detector on a busy machine
+	known := make([]string, 0, 200)
 	for i := range cap(known) {
 		known = append(known, fmt.Sprintf("known-%d", i))
 	}
 	b.Mailboxes(t, known...)
-	s := b.Open(t)
+	s := b.open(t)
 	for range 2 { // the second time the unknown ones are expected
 		var wg sync.WaitGroup
 		for i, user := range known {
@@ -368,7 +395,7 @@ func refusals(t *testing.T, b Bench) {
 }
 
 func leaving(t *testing.T, b Bench) {
-	s := b.Open(t)
+	s := b.open(t)
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	var wg sync.WaitGroup
@@ -391,7 +418,7 @@ func leaving(t *testing.T, b Bench) {
 }
 
 func fresh(t *testing.T, b Bench) {
-	one, other := b.Open(t), b.Open(t)
+	one, other := b.open(t), b.open(t)
 	assign(t, one, "ada", "", "backend-0")
 	for i := range 100 {
 		was, becomes := fmt.Sprintf("backend-%d", i), fmt.Sprintf("backend-%d", i+1)

@@ -27,8 +27,8 @@ var mutants = []mutant{
 		// A row that names a backend which this replica has not seen yet is taken for one of a backend that has long gone.
 		name: "view-lag rule off",
 		file: "policy.go",
-		old:  "if written := f.Now.Add(-f.Mapping.Age); written.After(loss.Since.Add(lag)) {",
-		new:  "if written := f.Now.Add(-f.Mapping.Age); false && written.After(loss.Since.Add(lag)) {",
+		old:  "if written := f.written(); written.After(loss.Since.Add(lag)) {",
+		new:  "if written := f.written(); false && written.After(loss.Since.Add(lag)) {",
 	},
 	{
 		// Who is back is answered with at once, and a replica that has not heard of it does not see that.
