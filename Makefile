@@ -37,8 +37,8 @@ build: ## Build the program into .build
 test: deps lint licences ## Run all tests: every room, real PostgreSQL, Dovecot 2.3 and 2.4, Prometheus
 	@mkdir -p $(BUILD)
 	$(GO) test -race -run '^$$' ./... >/dev/null # builds all at once; then one package at a time, as they load the machine
-	$(GO) test -race -shuffle=on -p 1 -timeout 20m -coverprofile=$(BUILD)/cover.out $(COVERED)
-	$(GO) test -race -shuffle=on -p 1 -timeout 20m $$($(GO) list ./... | grep -vxF "$$($(GO) list $(COVERED))")
+	$(GO) test -race -shuffle=on -p 1 -timeout 60m -coverprofile=$(BUILD)/cover.out $(COVERED)
+	$(GO) test -race -shuffle=on -p 1 -timeout 60m $$($(GO) list ./... | grep -vxF "$$($(GO) list $(COVERED))")
 	$(GO) test -coverprofile=$(BUILD)/ring.out ./ring
 	@.ci/cover $(BUILD)/cover.out $(BUILD)/ring.out
 	$(MAKE) e2e
@@ -46,11 +46,11 @@ test: deps lint licences ## Run all tests: every room, real PostgreSQL, Dovecot 
 .PHONY: e2e
 e2e: deps ## Run the end-to-end tests alone; prints what users went through on Kubernetes
 	@$(GO) build -race -o $(BUILD)/race/go-dovecot-director ./cmd/go-dovecot-director # without a network, tests cannot fetch modules
-	cd deploy/e2e && $(GO) test -race -count=1 -timeout 20m .
-	cd deploy/e2e && $(GO) test -count=1 -timeout 10m ./load
+	cd deploy/e2e && $(GO) test -race -count=1 -timeout 60m .
+	cd deploy/e2e && $(GO) test -count=1 -timeout 30m ./load
 	cd deploy/e2e && $(GO) test -race -count=1 ./history ./program
-	cd deploy/e2e/chaos && $(GO) test -race -count=1 -timeout 20m -exec ../netns.sh -chaos.most 3
-	cd deploy/e2e/kubernetes && $(GO) test -race -count=1 -timeout 40m -exec ../netns.sh
+	cd deploy/e2e/chaos && $(GO) test -race -count=1 -timeout 60m -exec ../netns.sh -chaos.most 3
+	cd deploy/e2e/kubernetes && $(GO) test -race -count=1 -timeout 60m -exec ../netns.sh
 
 .PHONY: chaos
 chaos: deps ## Check the history of several directors under churn and all faults, in ten minutes; SEED=n repeats a run
