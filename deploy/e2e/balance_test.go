@@ -20,7 +20,7 @@ import (
 // statusOf is what the director says of everything.
 func statusOf(t *testing.T, d *program.Director) (report director.StatusReport) {
 	t.Helper()
-	if err := json.Unmarshal([]byte(d.Run(t, "status", "-o", "json")), &report); err != nil {
+	if err := json.Unmarshal([]byte(d.Read(t, "status", "-o", "json")), &report); err != nil {
 		t.Fatal(err)
 	}
 	return report
@@ -54,7 +54,7 @@ func (p *platform) lookUp(t *testing.T, users []string) map[string]string {
 	for n := range clients {
 		asking.Go(func() {
 			for i := n; i < len(users); i += clients {
-				got, err := p.proxies[i%len(p.proxies)].director.Ask(t.Context(), users[i])
+				got, err := p.proxies[i%len(p.proxies)].director.Insist(t.Context(), users[i])
 				if err != nil || names[got.Host] == "" {
 					t.Errorf("%s: %+v, %v", users[i], got, err)
 					return

@@ -139,13 +139,13 @@ func TestTwoDirectorsAgree(t *testing.T) {
 		other := make(chan program.Reply)
 		go func() {
 			defer close(other)
-			got, err := two.Ask(t.Context(), user)
+			got, err := two.Insist(t.Context(), user)
 			if err != nil {
 				t.Error(err)
 			}
 			other <- got
 		}()
-		got, err := one.Ask(t.Context(), user)
+		got, err := one.Insist(t.Context(), user)
 		if err != nil {
 			t.Error(err)
 		}

@@ -16,7 +16,7 @@ import (
 // status is what a proxy's director says of everything.
 func (via *proxy) status(t *testing.T) (s director.StatusReport) {
 	t.Helper()
-	if err := json.Unmarshal([]byte(via.director.Run(t, "status", "-o", "json")), &s); err != nil {
+	if err := json.Unmarshal([]byte(via.director.Read(t, "status", "-o", "json")), &s); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -68,10 +68,11 @@ func TestSessionsArePolled(t *testing.T) {
 			}
 			return nil
 		})
-		if text := via.director.Run(t, "status"); !strings.Contains(text, "\n"+user+" has been on ") {
+		if text := via.director.Read(t, "status"); !strings.Contains(text, "\n"+user+" has been on ") {
 			t.Errorf("status says\n%s", text)
 		}
-		if n := strings.Count(via.director.Log(), "a user is on two backends at once"); n != 1 {
+		// A poll that is late on a busy machine ends it for a moment.
+		if n := strings.Count(via.director.Log(), "a user is on two backends at once"); n < 1 || n > 3 {
 			t.Errorf("the log tells of it %d times", n)
 		}
 	}
@@ -88,8 +89,8 @@ func TestSessionsArePolled(t *testing.T) {
 func TestEvenOutBetweenLogins(t *testing.T) {
 	t.Parallel()
 	const users, staying = 30, 3
-	begun := time.Now()
 	p := operated(t, "--session-poll", "1s", "--even-above", "1.1", "--rebalance-rate", "6000")
+	begun := time.Now()
 	p.database.exec(t, fmt.Sprintf(`INSERT INTO mailbox_username_backend SELECT 'u' || i || '@example.org', 'b0', now() FROM generate_series(0, %d) AS i`, users-1))
 	name := func(i int) string { return fmt.Sprintf("u%d@example.org", i) }
 	even := func() error {
@@ -134,7 +135,7 @@ func TestEvenOutBetweenLogins(t *testing.T) {
 			leaving.Go(c.stop)
 		}
 		leaving.Wait()
-		for night := time.Now(); even() != nil && time.Since(night) < 20*time.Second; {
+		for night := time.Now(); even() != nil && time.Since(night) < max(20*time.Second, night.Sub(begun)/5); {
 			time.Sleep(200 * time.Millisecond)
 		}
 	}
@@ -179,8 +180,8 @@ func (p *platform) settled(t *testing.T, user string) string {
 func TestLoginStorm(t *testing.T) {
 	t.Parallel()
 	const delay = 3 * time.Second
-	// The second user within some seconds has to wait for as long as that is allowed.
-	p := newPlatform(t, "--failover-grace", "3s", "--restart-grace", "3s", "--login-rate", "0.1", "--login-delay", delay.String())
+	// The second user within a minute and a half has to wait for as long as that is allowed.
+	p := newPlatform(t, "--failover-grace", "3s", "--restart-grace", "3s", "--login-rate", "0.01", "--login-delay", delay.String())
 	p.database.exec(t, `INSERT INTO mailbox_username_backend SELECT 'u' || i || '@example.org', 'b1', now() FROM generate_series(0, 9) AS i`)
 	p.proxies[0].wantAt(t, "u9@example.org", "b1") // not after a failover: nobody waits
 	p.backend("b1").Stop()

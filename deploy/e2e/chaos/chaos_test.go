@@ -24,7 +24,7 @@ var (
 var seed = sync.OnceValue(func() uint64 { return cmp.Or(*seedFlag, rand.Uint64()) })
 
 // catchLimit is how long a broken build may go undetected.
-const catchLimit = 3 * time.Minute
+const catchLimit = 10 * time.Minute
 
 // Backends come and go, replicas hear of it late, users are moved: every user has one backend at a time, and no mapping is lost. That
 // this says something is shown first: builds that are broken are caught by the same.

@@ -29,7 +29,7 @@ const mailboxPrefix = "I-am-"
 const logTail = 16 << 10
 
 // startLimit is how long a server may take to answer on all its ports on a busy machine.
-const startLimit = 60 * time.Second
+const startLimit = 3 * time.Minute
 
 var (
 	//go:embed conf/2.3.conf

@@ -118,8 +118,8 @@ func TestLife(t *testing.T) {
 			"rolling restart of 5":                     {plan{overlay: all, replicas: 5}, rollingRestart},
 			"rolling restart of 5, Endpoints only":     {plan{overlay: minimal, replicas: 5}, rollingRestart},
 			"rolling restart of 5 and the directors":   {plan{overlay: all, replicas: 5}, rollEverything},
-			"a pod crash-loops":                        {plan{overlay: all, replicas: 5}, crashLoop},
-			"a pod not ready for less than its grace":  {plan{overlay: all, replicas: 5}, notReady},
+			"a pod crash-loops":                        {plan{overlay: all, replicas: 5, settings: []string{"--failover-grace", "2m"}}, crashLoop},
+			"a pod not ready for less than its grace":  {plan{overlay: all, replicas: 5, settings: []string{"--failover-grace", "2m"}}, notReady},
 			"a pod not ready for more than its grace":  {plan{overlay: all, replicas: 5}, notReadyForLong},
 			"a pod not ready for more, Endpoints only": {plan{overlay: minimal, replicas: 5}, notReadyForLong},
 			"all pods not ready at once":               {plan{overlay: all, replicas: 5}, allNotReady},
@@ -246,10 +246,10 @@ func notReady(s *site, before map[string]string) (moved []string) {
 	s.probe(victim, false)
 	s.sees("4 backends alive")
 	for _, d := range s.directors {
-		if reply, err := d.Ask(s.t.Context(), on(before, victim)[0]); err != nil || reply.Code != -1 || !strings.HasPrefix(reply.Reason, "in_grace") {
+		if reply, err := d.Insist(s.t.Context(), on(before, victim)[0]); err != nil || reply.Code != -1 || !strings.HasPrefix(reply.Reason, "in_grace") {
 			s.t.Errorf("a user of %s gets %+v, %v", victim, reply, err)
 		}
-		if reply, err := d.Ask(s.t.Context(), on(before, pod(3))[0]); err != nil || reply.Code != 1 {
+		if reply, err := d.Insist(s.t.Context(), on(before, pod(3))[0]); err != nil || reply.Code != 1 {
 			s.t.Errorf("a user of %s gets %+v, %v", pod(3), reply, err)
 		}
 	}
@@ -306,13 +306,13 @@ func apiServerAway(s *site, before map[string]string) (moved []string) {
 	known, held := on(before, pod(0))[0], on(before, pod(1))[0]
 	eventually(s.t, patience, "a minute is over", func() error {
 		for i, d := range s.directors {
-			if reply, err := d.Ask(s.t.Context(), known); err != nil || reply.Code != 1 {
+			if reply, err := d.Insist(s.t.Context(), known); err != nil || reply.Code != 1 {
 				s.t.Errorf("director %d answers a known user with %+v, %v", i, reply, err)
 			}
-			if reply, err := d.Ask(s.t.Context(), fmt.Sprintf("new-%d-%s@example.org", i, time.Since(start))); err != nil || reply.Code != 1 {
+			if reply, err := d.Insist(s.t.Context(), fmt.Sprintf("new-%d-%s@example.org", i, time.Since(start))); err != nil || reply.Code != 1 {
 				s.t.Errorf("director %d answers a new user with %+v, %v", i, reply, err)
 			}
-			if reply, err := d.Ask(s.t.Context(), held); err != nil || reply.Code != -1 {
+			if reply, err := d.Insist(s.t.Context(), held); err != nil || reply.Code != -1 {
 				s.t.Errorf("director %d answers a user of the lost backend with %+v, %v", i, reply, err)
 			}
 		}

@@ -132,12 +132,16 @@ func (s *site) Path(_ *corev1.Pod, inContainer string) string {
 // status is what the director's program says.
 func (s *site) status() *director.StatusReport {
 	s.t.Helper()
-	cmd := exec.CommandContext(s.t.Context(), program.Path(s.t), "status", "-o", "json")
-	cmd.Env = s.operation.env
-	out, err := cmd.Output()
-	s.must(err)
 	var status director.StatusReport
-	s.must(json.Unmarshal(out, &status))
+	eventually(s.t, patience, "the director says how it stands", func() error {
+		cmd := exec.CommandContext(s.t.Context(), program.Path(s.t), "status", "-o", "json")
+		cmd.Env = s.operation.env
+		out, err := cmd.Output()
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(out, &status)
+	})
 	return &status
 }
 
@@ -157,7 +161,7 @@ func (s *site) reasons() map[string]int {
 	db, err := sql.Open("postgres", s.database)
 	s.must(err)
 	defer db.Close()
-	found, err := db.Query("SELECT reason, count(*) FROM director_journal WHERE username <> '' AND from_backend <> '' AND to_backend <> '' GROUP BY reason")
+	found, err := db.Query("SELECT reason, count(*) FROM director_journal WHERE subject = 'user' AND from_backend <> '' AND to_backend <> '' GROUP BY reason")
 	s.must(err)
 	defer found.Close()
 	counts := map[string]int{}
@@ -183,7 +187,7 @@ func (s *site) script(ctx context.Context, arguments ...string) *exec.Cmd {
 // roll runs the script to its end, and returns what it said.
 func (s *site) roll(well bool, arguments ...string) string {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 5*patience) // a move that could not be ended in its time is begun anew after five minutes
 	defer cancel()
 	out, err := s.script(ctx, arguments...).CombinedOutput()
 	s.t.Logf("rollout.sh %s: %v\n%s", strings.Join(arguments, " "), err, out)

@@ -58,7 +58,7 @@ func open(address, request string) (net.Conn, error) {
 	if err != nil || request == "" {
 		return conn, err
 	}
-	_ = conn.SetDeadline(time.Now().Add(probeLimit))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	if err := exchange(conn, request); err != nil {
 		_ = conn.Close()
 		return nil, err
@@ -94,7 +94,12 @@ func wantHealthy(t *testing.T, d *program.Director, when string) {
 	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
 	for i := range 50 {
 		for _, user := range []string{fmt.Sprintf("user-%d@example.org", i), fmt.Sprintf("new-%d-%s@example.org", i, strings.ReplaceAll(when, " ", "-"))} {
-			if r := lookup(c, d, user); !r.answered() {
+			begun := time.Now()
+			r := lookup(c, d, user)
+			if !r.answered() && program.StoodStill(begun) {
+				r = lookup(c, d, user)
+			}
+			if !r.answered() {
 				t.Errorf("%s: %s: %s", when, user, r)
 			}
 		}
@@ -135,6 +140,7 @@ func TestIdleConnections(t *testing.T) {
 func TestDescriptorsRunOut(t *testing.T) {
 	t.Parallel()
 	const most = 256
+	begun := time.Now()
 	s := newSite(t, seeded)
 	d := program.Start(t, s.net.Addr(1), nil, []string{"prlimit", fmt.Sprintf("--nofile=%d:%d", most, most)}, "--endpoints-file", s.backends, "--database-url", s.database)
 	ops, admin := strings.TrimPrefix(d.OpsURL(), "http://"), strings.TrimPrefix(d.AdminURL(), "http://")
@@ -155,7 +161,8 @@ func TestDescriptorsRunOut(t *testing.T) {
 		return nil
 	})
 	wantHealthy(t, d, "after a restart of the database")
-	if lines := strings.Count(d.Log(), "more connections than this listener may have"); lines != 3 {
-		t.Errorf("%d lines are logged of it, want one for each listener", lines)
+	minutes := int(time.Since(begun)/time.Minute) + 1
+	if lines := strings.Count(d.Log(), "more connections than this listener may have"); lines < 3 || lines > 3*minutes {
+		t.Errorf("%d lines are logged of it, want one a minute for each listener", lines)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"text/tabwriter"
@@ -90,27 +91,44 @@ func at(sorted []time.Duration, percent int) time.Duration {
 func TestOverload(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, seeded)
-	capacity := s.slowDown(t, 5*time.Millisecond)
+	capacity := s.slowDown(t, 10*time.Millisecond)
 	d := s.director(t, 1)
 	s.renewAll(t)
 	c := newClient(t, 2000)
+	// A machine that stands still gets all the lookups of that time at once afterwards, and nobody can answer those: it is tried again.
+	for tries := 5; ; tries-- {
+		begun := time.Now()
+		faults := overload(t, c, d, capacity)
+		if len(faults) == 0 {
+			return
+		}
+		if tries == 1 || !program.StoodStill(begun) {
+			t.Fatal(strings.Join(faults, "\n"))
+		}
+		t.Logf("the machine stood still: %s", faults)
+	}
+}
 
+// overload overloads a director, and says what is wrong with what comes of it.
+func overload(t *testing.T, c *http.Client, d *program.Director, capacity float64) (faults []string) {
+	fault := func(format string, a ...any) { faults = append(faults, fmt.Sprintf(format, a...)) }
 	calm := offer(c, d, capacity/8, 3*time.Second)
 	if len(calm.refused)+len(calm.failed) > 0 {
-		t.Fatalf("%d refused and %d failed at an eighth of what can be answered, as %v", len(calm.refused), len(calm.failed), calm.failed[:min(1, len(calm.failed))])
+		fault("%d refused and %d failed at an eighth of what can be answered, as %v", len(calm.refused), len(calm.failed), calm.failed[:min(1, len(calm.failed))])
+		return faults
 	}
 
-	stop, probed := make(chan struct{}), make(chan int)
+	stop, probed := make(chan struct{}), make(chan []string)
 	go func() {
-		n := 0
-		defer func() { probed <- n }()
+		var late []string
+		defer func() { probed <- late }()
 		for {
 			for _, path := range []string{"/readyz", "/healthz", "/metrics"} {
-				if _, err := get(d, path); err != nil {
-					t.Errorf("in overload: %v", err)
+				begun := time.Now()
+				if _, err := get(d, path); err != nil || time.Since(begun) > probeLimit {
+					late = append(late, fmt.Sprintf("in overload: %s after %s: %v", path, time.Since(begun), err))
 				}
 			}
-			n++
 			select {
 			case <-stop:
 				return
@@ -118,35 +136,38 @@ func TestOverload(t *testing.T) {
 			}
 		}
 	}()
+	refused := metric(t, d, "dovecot_director_lookups_total", `reason="overload"`)
 	crowded := offer(c, d, 2*capacity, 6*time.Second)
 	close(stop)
-	t.Logf("%d probes; calm: median %s; overload: %s", <-probed, at(calm.answered, 50), crowded.line(at(calm.answered, 50), capacity))
+	faults = append(faults, <-probed...)
+	t.Logf("calm: median %s; overload: %s", at(calm.answered, 50), crowded.line(at(calm.answered, 50), capacity))
 	if crowded.goodput() < 0.6*capacity {
-		t.Errorf("%.0f a second are answered, and %.0f could be", crowded.goodput(), capacity)
+		fault("%.0f a second are answered, and %.0f could be", crowded.goodput(), capacity)
 	}
 	if n := len(crowded.failed); n > len(crowded.answered)/20 {
-		t.Errorf("%d lookups failed in other ways than by being refused, as: %s", n, crowded.failed[0])
+		fault("%d lookups failed in other ways than by being refused, as: %s", n, crowded.failed[0])
 	}
 	if len(crowded.refused) < len(crowded.answered)/2 {
-		t.Errorf("%d were answered and only %d refused", len(crowded.answered), len(crowded.refused))
+		fault("%d were answered and only %d refused", len(crowded.answered), len(crowded.refused))
 	}
 	if refused, answered := at(crowded.refused, 50), at(crowded.answered, 50); 4*refused > answered {
-		t.Errorf("to be refused takes %s, to be answered %s: that is not at once", refused, answered)
+		fault("to be refused takes %s, to be answered %s: that is not at once", refused, answered)
 	}
 	if ratio := float64(at(crowded.answered, 99)) / float64(at(calm.answered, 50)); ratio > 250 {
-		t.Errorf("in overload, 99 of 100 are answered within %.0f times what is usual", ratio)
+		fault("in overload, 99 of 100 are answered within %.0f times what is usual", ratio)
 	}
-	if counted := metric(t, d, "dovecot_director_lookups_total", `reason="overload"`); counted != float64(len(crowded.refused)) {
-		t.Errorf("%.0f are counted as refused, and %d were", counted, len(crowded.refused))
+	if counted := metric(t, d, "dovecot_director_lookups_total", `reason="overload"`) - refused; counted != float64(len(crowded.refused)) {
+		fault("%.0f are counted as refused, and %d were", counted, len(crowded.refused))
 	}
 
 	after := offer(c, d, capacity/8, 2*time.Second)
 	if len(after.refused)+len(after.failed) > 0 {
-		t.Errorf("after it: %d refused, %d failed", len(after.refused), len(after.failed))
+		fault("after it: %d refused, %d failed", len(after.refused), len(after.failed))
 	}
 	if ratio := float64(at(after.answered, 50)) / float64(at(calm.answered, 50)); ratio > 5 {
-		t.Errorf("after it, lookups take %.1f times as long as before", ratio)
+		fault("after it, lookups take %.1f times as long as before", ratio)
 	}
+	return faults
 }
 
 // line is one of the table: times of the median when it is calm.

@@ -82,7 +82,7 @@ const probeLimit = 5 * time.Second
 
 // get asks the operations API once, on a connection of its own, as probes do.
 func get(d *program.Director, path string) (string, error) {
-	c := http.Client{Timeout: probeLimit, Transport: &http.Transport{DisableKeepAlives: true}}
+	c := http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 	r, err := c.Get(d.OpsURL() + path)
 	if err != nil {
 		return "", err

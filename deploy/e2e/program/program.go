@@ -23,8 +23,14 @@ import (
 
 // startLimit is how long the program may take to be ready on a busy machine, and stopLimit to end: what a pod has.
 const (
-	startLimit = 60 * time.Second
+	startLimit = 3 * time.Minute
 	stopLimit  = 30 * time.Second
+)
+
+// againLimit is for how long somebody comes again, and againPause how long he waits before he does.
+const (
+	againLimit = time.Minute
+	againPause = 100 * time.Millisecond
 )
 
 // race and release build the program once per test process.
@@ -46,7 +52,7 @@ func build(kind string, flags ...string) (path string, err error) {
 	return path, nil
 }
 
-// Director is a running go-dovecot-director. Its methods are for one goroutine at a time, but Ask and Ready are for many.
+// Director is a running go-dovecot-director. Its methods are for one goroutine at a time, but Ask, Insist and Ready are for many.
 type Director struct {
 	addr      netip.Addr
 	env, argv []string
@@ -156,6 +162,21 @@ func (d *Director) Run(tb testing.TB, arguments ...string) (stdout string) {
 	return stdout
 }
 
+// Read is Run of a verb that changes nothing. It is repeated if the director could not answer in time.
+func (d *Director) Read(tb testing.TB, arguments ...string) (stdout string) {
+	tb.Helper()
+	arguments = append(arguments, "--admin-url", d.AdminURL())
+	for deadline := time.Now().Add(againLimit); ; time.Sleep(againPause) {
+		stdout, stderr, code := Run(tb, arguments...)
+		if code == 0 {
+			return stdout
+		}
+		if time.Now().After(deadline) {
+			tb.Fatalf("%v: exit code %d\n%s%s", arguments, code, stdout, stderr)
+		}
+	}
+}
+
 // AdminURL is where the admin API is.
 func (d *Director) AdminURL() string { return "http://" + adminAddr(d.addr) }
 
@@ -257,6 +278,16 @@ type Reply struct {
 	Code   int
 	Host   string
 	Reason string
+}
+
+// Insist is Ask of somebody who comes again, as users do, when the director could not answer in time.
+func (d *Director) Insist(ctx context.Context, user string) (Reply, error) {
+	for deadline := time.Now().Add(againLimit); ; time.Sleep(againPause) {
+		got, err := d.Ask(ctx, user)
+		if err == nil && got.Status != http.StatusServiceUnavailable || time.Now().After(deadline) {
+			return got, err
+		}
+	}
 }
 
 // Ask makes a lookup like the one of the minimal script.
