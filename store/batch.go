@@ -16,6 +16,8 @@ import (
 type batcher[Q, A any] struct {
 	// ask answers a batch: it finishes each question, or adds it to another batcher. It must not keep the slice.
 	ask func([]*question[Q, A])
+	// limits are those of a batch's statement and of a call.
+	limits limits
 	// lanes is how many batches may be under way at once, limit how many questions one may have.
 	lanes, limit int
 	// few is how many questions are too few under way to gather behind, many how many waiting ones gather no longer. With few
@@ -49,14 +51,14 @@ func (q *question[Q, A]) finish(answer A, err error) {
 // errTooLong is what a call ends with that was not answered in time.
 var errTooLong = errors.New("it does not answer in time")
 
-// call asks one question and waits for its answer, for callLimit at most. The answer is from a batch that began after the
+// call asks one question and waits for its answer, for the limit of a call at most. The answer is from a batch that began after the
 // call.
 func (b *batcher[Q, A]) call(ask Q) (A, error) {
 	q, ok := b.asked.Get().(*question[Q, A])
 	if ok {
-		q.timer.Reset(callLimit)
+		q.timer.Reset(b.limits.call)
 	} else {
-		q = &question[Q, A]{done: make(chan struct{}, 1), timer: time.NewTimer(callLimit)}
+		q = &question[Q, A]{done: make(chan struct{}, 1), timer: time.NewTimer(b.limits.call)}
 	}
 	q.ask = ask
 	b.add(q)
@@ -135,9 +137,9 @@ func (b *batcher[Q, A]) forget() {
 // is worth a lane: a database may be slow for each statement too, and that large batches suit. It needs the lock.
 func (b *batcher[Q, A]) sized(n int, took time.Duration) {
 	switch {
-	case took > statementLimit/2:
+	case took > b.limits.statement/2:
 		b.size = max(1, b.many, min(b.size, n/2))
-	case took < statementLimit/4 && n == b.size:
+	case took < b.limits.statement/4 && n == b.size:
 		b.size = min(b.limit, 2*n)
 	}
 }

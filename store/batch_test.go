@@ -33,7 +33,7 @@ func (g *gate) ask(batch []*question[int, int]) {
 func TestBatching(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gate{pass: make(chan struct{})}
-		b := &batcher[int, int]{ask: g.ask, lanes: 1, limit: 3}
+		b := &batcher[int, int]{ask: g.ask, limits: usual, lanes: 1, limit: 3}
 		got := make([]int, 6)
 		for i := range got {
 			go func() {
@@ -64,7 +64,7 @@ func TestBatching(t *testing.T) {
 func TestGathering(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gate{pass: make(chan struct{})}
-		b := &batcher[int, int]{ask: g.ask, lanes: 3, limit: 10, few: 2, many: 4}
+		b := &batcher[int, int]{ask: g.ask, limits: usual, lanes: 3, limit: 10, few: 2, many: 4}
 		for i := range 8 {
 			go b.call(i)
 			synctest.Wait()
@@ -84,13 +84,13 @@ func TestBatchesOfASlowDatabase(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var mu sync.Mutex
 			answered, failed := 0, 0
-			b := &batcher[int, int]{lanes: 4, limit: 500, few: few, many: many, ask: func(batch []*question[int, int]) {
+			b := &batcher[int, int]{limits: usual, lanes: 4, limit: 500, few: few, many: many, ask: func(batch []*question[int, int]) {
 				length := time.Duration(len(batch)) * each
-				time.Sleep(min(length, statementLimit))
+				time.Sleep(min(length, usual.statement))
 				mu.Lock()
 				defer mu.Unlock()
 				for _, q := range batch {
-					if length > statementLimit {
+					if length > usual.statement {
 						failed++
 						q.finish(0, errTooLong)
 					} else {
@@ -122,12 +122,12 @@ func TestBatchesOfASlowDatabase(t *testing.T) {
 func TestNobodyIsAskedForWhoHasLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gate{pass: make(chan struct{})}
-		b := &batcher[int, int]{ask: g.ask, lanes: 1, limit: 3}
+		b := &batcher[int, int]{ask: g.ask, limits: usual, lanes: 1, limit: 3}
 		for i := range 6 {
 			go b.call(i)
 			synctest.Wait()
 		}
-		time.Sleep(callLimit)
+		time.Sleep(usual.call)
 		go b.call(6)
 		synctest.Wait()
 		close(g.pass)
@@ -143,12 +143,12 @@ func TestNobodyIsAskedForWhoHasLeft(t *testing.T) {
 func TestNobodyWaitsForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gate{pass: make(chan struct{})}
-		b := &batcher[int, int]{ask: g.ask, lanes: 1, limit: 3}
+		b := &batcher[int, int]{ask: g.ask, limits: usual, lanes: 1, limit: 3}
 		begun := time.Now()
 		var wg sync.WaitGroup
 		for i := range 5 {
 			wg.Go(func() {
-				if _, err := b.call(i); !errors.Is(err, errTooLong) || time.Since(begun) != callLimit {
+				if _, err := b.call(i); !errors.Is(err, errTooLong) || time.Since(begun) != usual.call {
 					t.Errorf("error %v after %s", err, time.Since(begun))
 				}
 			})

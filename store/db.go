@@ -14,10 +14,6 @@ import (
 )
 
 const (
-	// statementLimit is how long the statement of a read or an assignment may take, and callLimit how long a caller waits for
-	// one, a statement before it included: a lookup makes two of them, and has 3 s.
-	statementLimit = time.Second
-	callLimit      = 1200 * time.Millisecond
 	// countLimit is how long counting all rows may take. No lookup waits for it.
 	countLimit = 10 * time.Second
 	// batchLimit is how many users share a statement.
@@ -101,6 +97,7 @@ type (
 type DB struct {
 	database database
 	name     string
+	limits   limits
 	log      *slog.Logger
 	meter    Meter // nil if nobody counts
 
@@ -118,11 +115,11 @@ type DB struct {
 }
 
 // newDB makes a store of a database that takes so many writers at once, with so many users in one statement.
-func newDB(d database, name string, writers, users int, log *slog.Logger) *DB {
-	db := &DB{database: d, name: name, log: log, touches: map[string]string{}, refusals: map[string]time.Time{}}
-	db.reads = batcher[string, director.Mapping]{ask: db.readBatch, lanes: readLanes, limit: batchLimit, few: few, many: many}
-	db.assigns = assigner{ask: db.assignBatch, lanes: writers, limit: users, few: few, many: many}
-	db.suspects = assigner{ask: func(one []*assigning) { db.assignUsers(one, false) }, lanes: suspectLanes, limit: 1}
+func newDB(d database, name string, writers, users int, l limits, log *slog.Logger) *DB {
+	db := &DB{database: d, name: name, limits: l, log: log, touches: map[string]string{}, refusals: map[string]time.Time{}}
+	db.reads = batcher[string, director.Mapping]{ask: db.readBatch, limits: l, lanes: readLanes, limit: batchLimit, few: few, many: many}
+	db.assigns = assigner{ask: db.assignBatch, limits: l, lanes: writers, limit: users, few: few, many: many}
+	db.suspects = assigner{ask: func(one []*assigning) { db.assignUsers(one, false) }, limits: l, lanes: suspectLanes, limit: 1}
 	db.health.init()
 	return db
 }
@@ -285,7 +282,7 @@ func bisect[T any](batch []T, do func([]T) bool) {
 func attempt(db *DB, call string, users int, statement func(context.Context) (map[string]director.Mapping, error)) (found map[string]director.Mapping, k kind, err error) {
 	begun := time.Now()
 	defer func() { db.called(call, users, begun, k) }()
-	ctx, cancel := context.WithTimeout(context.Background(), statementLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), db.limits.statement)
 	defer cancel()
 	for try := 0; ; try++ {
 		found, err := statement(ctx)
@@ -366,7 +363,7 @@ func (db *DB) flush(ctx context.Context, rest time.Duration) error {
 	slices.SortFunc(touches, func(a, b touch) int { return strings.Compare(a.user, b.user) })
 	for part := range slices.Chunk(touches, touchBatch) {
 		begun := time.Now()
-		limit, cancel := context.WithTimeout(ctx, statementLimit)
+		limit, cancel := context.WithTimeout(ctx, db.limits.statement)
 		err := db.database.touch(limit, part)
 		cancel()
 		k := none

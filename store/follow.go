@@ -67,7 +67,7 @@ func (f *following) look(ctx context.Context, l *Ledger) (there bool, err error)
 	if time.Since(f.found) < findEvery {
 		return true, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	ctx, cancel := context.WithTimeout(ctx, l.db.limits.call)
 	defer cancel()
 	if there, err = l.in.find(ctx); err == nil && there {
 		f.found = time.Now()
@@ -204,7 +204,7 @@ func (l *Ledger) tidy(ctx context.Context) error {
 
 // listen waits for notifications. Where there are none, as through a pooler, the follower finds out by itself.
 func (p *postgres) listen(ctx context.Context, woken func()) {
-	listener := pq.NewDialListener(dialer{silence: 0}, p.dsn, time.Second, 5*time.Second, nil)
+	listener := pq.NewDialListener(dialer{connect: p.limits.connect}, p.dsn, time.Second, 5*time.Second, nil)
 	go func() { _ = listener.Listen(ledgerChannel) }() // it connects, as often as that takes; Close ends it
 	defer func() {
 		closed := make(chan struct{})
@@ -217,7 +217,7 @@ func (p *postgres) listen(ctx context.Context, woken func()) {
 		// A server that does not answer holds Close up. Nobody needs to wait for that.
 		select {
 		case <-closed:
-		case <-time.After(connectLimit):
+		case <-time.After(p.limits.connect):
 		}
 	}()
 	for {

@@ -15,8 +15,6 @@ const (
 	// The probe pauses this long after its first failure and twice as long after each further one.
 	firstPause = 100 * time.Millisecond
 	maxPause   = 5 * time.Second
-	// flushLimit is how long writing the last touches may take at shutdown.
-	flushLimit = 4 * time.Second
 )
 
 // health is whether the store can be asked.
@@ -111,7 +109,7 @@ func (db *DB) Run(ctx context.Context) error {
 // recover probes until the store answers or ctx ends.
 func (db *DB) recover(ctx context.Context) {
 	for wait := firstPause; ; wait = min(2*wait, maxPause) {
-		limit, cancel := context.WithTimeout(ctx, statementLimit)
+		limit, cancel := context.WithTimeout(ctx, db.limits.statement)
 		err := db.database.probe(limit)
 		cancel()
 		if err == nil {
@@ -159,7 +157,7 @@ func (db *DB) flushAll(ctx context.Context) {
 			if db.health.err() != nil {
 				return
 			}
-			limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushLimit)
+			limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), db.limits.flush)
 			defer cancel()
 			if err := db.flush(limit, 0); err != nil {
 				db.log.Warn("some last_ts are lost", "error", err)

@@ -106,7 +106,7 @@ func (db *DB) Find(ctx context.Context, users []string) (map[string]director.Map
 				return true
 			}
 			var found map[string]director.Mapping
-			k, err := db.within(ctx, statementLimit, func(ctx context.Context) (err error) {
+			k, err := db.within(ctx, db.limits.statement, func(ctx context.Context) (err error) {
 				found, err = db.database.read(ctx, part)
 				return err
 			})

@@ -45,7 +45,7 @@ func (v *vanishing) explain(err error) (kind, error) { return refused, err }
 func TestARowThatVanishesIsTriedAgain(t *testing.T) {
 	insert := func(v *vanishing) (Inserted, error) {
 		rows := []director.Row{{User: "ada"}, {User: "bob"}, {User: "cy"}, {User: "dee"}}
-		return newDB(v, "test", 1, 1, slog.New(slog.DiscardHandler)).Insert(t.Context(), rows)
+		return newDB(v, "test", 1, 1, patient, slog.New(slog.DiscardHandler)).Insert(t.Context(), rows)
 	}
 	done, err := insert(&vanishing{inTheWay: map[string]int{"bob": 1, "cy": 2, "dee": 1}, gone: "dee"})
 	if err != nil || done.Written != 3 || !slices.Equal(done.Refused, []string{"dee"}) || len(done.Kept) != 0 {

@@ -82,7 +82,7 @@ func (l *Ledger) text(statement string) string { return l.in.db.Rebind(l.in.dial
 
 // read runs a query into target, a pointer to a struct or to a slice of them.
 func (l *Ledger) read(ctx context.Context, target any, statement string, parameters ...any) error {
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	ctx, cancel := context.WithTimeout(ctx, l.db.limits.call)
 	defer cancel()
 	return l.failed(ctx, l.in.db.SelectContext(ctx, target, l.text(statement), parameters...))
 }
@@ -98,7 +98,7 @@ func (l *Ledger) readSlowly(ctx context.Context, target any, statement string, p
 func (l *Ledger) write(ctx context.Context, do func(*writing) error) error {
 	l.in.writing.Lock()
 	defer l.in.writing.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	ctx, cancel := context.WithTimeout(ctx, l.db.limits.call)
 	defer cancel()
 	tx, err := l.in.db.BeginTxx(ctx, nil)
 	if err != nil {
@@ -115,7 +115,7 @@ func (l *Ledger) write(ctx context.Context, do func(*writing) error) error {
 func (l *Ledger) writeOne(ctx context.Context, do func(context.Context, *sqlx.DB) error) error {
 	l.in.writing.Lock()
 	defer l.in.writing.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	ctx, cancel := context.WithTimeout(ctx, l.db.limits.call)
 	defer cancel()
 	return l.failed(ctx, do(ctx, l.in.db))
 }

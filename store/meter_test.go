@@ -32,7 +32,7 @@ func (m *meter) Called(call string, users int, took time.Duration, cause string)
 // TestStatementsAreMeasured asks a real database, and one that fails.
 func TestStatementsAreMeasured(t *testing.T) {
 	var m meter
-	db, err := Open(Config{URL: "sqlite:" + filepath.Join(t.TempDir(), "director.db"), Meter: &m})
+	db, err := Open(Config{URL: "sqlite:" + filepath.Join(t.TempDir(), "director.db"), Meter: &m}.Patient())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func TestStatementsAreMeasured(t *testing.T) {
 	m.told = nil
 
 	l := &lockedRow{user: "c"}
-	faulted := newDB(l, "test", 1, 10, slog.New(slog.DiscardHandler))
+	faulted := newDB(l, "test", 1, 10, patient, slog.New(slog.DiscardHandler))
 	faulted.meter = &m
 	faulted.health.set(nil)
 	batch := []*assigning{{ask: director.Assignment{User: "b"}, done: make(chan struct{}, 1)}, {ask: director.Assignment{User: "c"}, done: make(chan struct{}, 1)}}

@@ -24,6 +24,8 @@ type Config struct {
 	Meter Meter
 	// Logger gets outages and their ends; nil discards.
 	Logger *slog.Logger
+
+	limits limits // the usual ones if there are none
 }
 
 // Open returns the store. It does not connect: Run does, and until then the store is down. The error says what is wrong
@@ -31,6 +33,9 @@ type Config struct {
 func Open(c Config) (*DB, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.limits == (limits{}) {
+		c.limits = usual
 	}
 	db, err := open(c)
 	if err == nil {
@@ -41,7 +46,7 @@ func Open(c Config) (*DB, error) {
 
 func open(c Config) (*DB, error) {
 	if path, ok := strings.CutPrefix(c.URL, "sqlite:"); ok {
-		return openSQLite(path, c.Replica, c.Logger)
+		return openSQLite(path, c)
 	}
 	if c.URL == "" {
 		if c.Host == "" {

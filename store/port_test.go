@@ -59,7 +59,7 @@ func ports(t *testing.T, test func(t *testing.T, p port)) {
 // idle opens a store and does not run it.
 func idle(t *testing.T, url string) *store.DB {
 	t.Helper()
-	db, err := store.Open(store.Config{URL: url})
+	db, err := store.Open(store.Config{URL: url}.Patient())
 	if err != nil {
 		t.Fatal(err)
 	}

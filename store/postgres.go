@@ -34,11 +34,6 @@ const (
 	patientConnections = 2
 	// followConnections is how many its follower has to itself. What asks whether there is a ledger shares them.
 	followConnections = 1
-	// connectLimit is how long connecting to one address may take.
-	connectLimit = time.Second
-	// silenceLimit is how long a server may be silent within a statement. A cancelled context alone does not end a read
-	// from a server that is frozen or behind a black hole.
-	silenceLimit = statementLimit + 500*time.Millisecond
 )
 
 // postgres is a database in PostgreSQL. Nothing in it depends on the state of a session, so that it works through
@@ -61,6 +56,7 @@ type postgres struct {
 	looked                       atomic.Bool // it is known whether there is one
 	replica                      string
 	dsn                          string
+	limits                       limits
 }
 
 func openPostgres(c Config) (*DB, error) {
@@ -69,8 +65,8 @@ func openPostgres(c Config) (*DB, error) {
 		return nil, err
 	}
 	warnOfMode(config, c.Logger)
-	p := &postgres{replica: c.Replica, dsn: dsn(c, config)}
-	if p.db, err = pool(config, silenceLimit, maxConnections); err != nil {
+	p := &postgres{replica: c.Replica, dsn: dsn(c, config), limits: c.limits}
+	if p.db, err = pool(config, c.limits.silence, maxConnections); err != nil {
 		return nil, err
 	}
 	if p.patient, err = pool(config, countLimit, patientConnections); err != nil {
@@ -79,10 +75,10 @@ func openPostgres(c Config) (*DB, error) {
 	if p.streaming, err = pool(config, streamSilence, 1); err != nil {
 		return nil, err
 	}
-	if p.ordering, err = pool(config, silenceLimit, orderConnections); err != nil {
+	if p.ordering, err = pool(config, c.limits.silence, orderConnections); err != nil {
 		return nil, err
 	}
-	if p.following, err = pool(config, silenceLimit, followConnections); err != nil {
+	if p.following, err = pool(config, c.limits.silence, followConnections); err != nil {
 		return nil, err
 	}
 	preparing := &preparing{log: c.Logger}
@@ -92,7 +88,7 @@ func openPostgres(c Config) (*DB, error) {
 	p.readingMoves = &statement{db: p.db, text: readMovesPostgres, preparing: preparing}
 	p.assigningNoted = &statement{db: p.db, text: assignNotedPostgres, preparing: preparing}
 	name := fmt.Sprintf("PostgreSQL at %s, database %s", net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port))), config.Database)
-	return newDB(p, name, assignLanes, batchLimit, c.Logger), nil
+	return newDB(p, name, assignLanes, batchLimit, c.limits, c.Logger), nil
 }
 
 // postgresConfig makes lib/pq's configuration.
@@ -115,7 +111,7 @@ func postgresConfig(c Config) (pq.Config, error) {
 	}
 	// One round trip for a statement with parameters instead of two, and no prepared statement that a pooler would lose.
 	config.BinaryParameters = true
-	config.ConnectTimeout = connectLimit
+	config.ConnectTimeout = c.limits.connect
 	if config.ApplicationName == "" {
 		config.ApplicationName = "go-dovecot-director"
 	}
@@ -131,7 +127,7 @@ func dsn(c Config, config pq.Config) string {
 		}
 		q := u.Query()
 		if !q.Has("connect_timeout") {
-			q.Set("connect_timeout", strconv.Itoa(int(connectLimit/time.Second)))
+			q.Set("connect_timeout", strconv.Itoa(int(config.ConnectTimeout/time.Second)))
 		}
 		q.Set("application_name", config.ApplicationName)
 		u.RawQuery = q.Encode()
@@ -140,7 +136,7 @@ func dsn(c Config, config pq.Config) string {
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
 	return fmt.Sprintf("host='%s' port=%d dbname='%s' user='%s' password='%s' sslmode='%s' application_name='%s' connect_timeout=%d",
 		quote.Replace(config.Host), config.Port, quote.Replace(config.Database), quote.Replace(config.User), quote.Replace(config.Password),
-		quote.Replace(string(config.SSLMode)), quote.Replace(config.ApplicationName), int(connectLimit/time.Second))
+		quote.Replace(string(config.SSLMode)), quote.Replace(config.ApplicationName), int(config.ConnectTimeout/time.Second))
 }
 
 func pool(config pq.Config, silence time.Duration, connections int) (*sqlx.DB, error) {
@@ -148,7 +144,7 @@ func pool(config pq.Config, silence time.Duration, connections int) (*sqlx.DB, e
 	if err != nil {
 		return nil, fmt.Errorf("database settings: %w", err)
 	}
-	connector.Dialer(dialer{silence})
+	connector.Dialer(dialer{silence, config.ConnectTimeout})
 	db := sqlx.NewDb(sql.OpenDB(connector), "postgres")
 	db.SetMaxOpenConns(connections)
 	db.SetMaxIdleConns(connections)
@@ -157,7 +153,7 @@ func pool(config pq.Config, silence time.Duration, connections int) (*sqlx.DB, e
 }
 
 // dialer makes connections whose reads and writes give up after a silence.
-type dialer struct{ silence time.Duration }
+type dialer struct{ silence, connect time.Duration }
 
 // Dial is for lib/pq's older interface.
 func (d dialer) Dial(network, address string) (net.Conn, error) {
@@ -173,7 +169,7 @@ func (d dialer) DialTimeout(network, address string, limit time.Duration) (net.C
 
 // DialContext connects.
 func (d dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := (&net.Dialer{Timeout: connectLimit}).DialContext(ctx, network, address)
+	conn, err := (&net.Dialer{Timeout: d.connect}).DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
@@ -337,7 +333,7 @@ func (p *postgres) assign(ctx context.Context, batch []director.Assignment, impa
 	for i, a := range batch {
 		users[i], was[i], becomes[i], ages[i] = a.User, a.Was, a.Becomes, a.Age.Seconds()
 	}
-	patience := statementLimit.String() // the statement's own: its cancellation may be lost on the way
+	patience := p.limits.statement.String() // the statement's own: its cancellation may be lost on the way
 	if impatient {
 		patience = lockPatience
 	}

@@ -42,7 +42,7 @@ func TestMigrateSaysWhatIsWrongWithATable(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			url := server.Database(t)
 			pgtest.Exec(t, url, tc.statement)
-			db, err := store.Open(store.Config{URL: url})
+			db, err := store.Open(store.Config{URL: url}.Patient())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -124,7 +124,7 @@ func TestOutagesAreExplained(t *testing.T) {
 		"no SQLite file":     {"sqlite:" + t.TempDir() + "/none.db", "run 'go-dovecot-director migrate"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			db := run(t, store.Config{URL: tc.url})
+			db := run(t, store.Config{URL: tc.url}.Usual())
 			until(t, "the cause is known: "+tc.want, func() bool {
 				err := db.Status().Err
 				return err != nil && strings.Contains(err.Error(), tc.want)
@@ -370,7 +370,7 @@ func TestTheServerIsRestarted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := pgtest.Start(t)
 			var log bytes.Buffer
-			db := open(t, store.Config{URL: migrated(t, s), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			db := open(t, store.Config{URL: migrated(t, s), Logger: slog.New(slog.NewTextHandler(&log, nil))}.Usual())
 			tr := drive(t, db)
 			defer tr.end()
 			tr.goesOn(t)
@@ -427,7 +427,7 @@ func TestResetConnectionsAreNotNoticed(t *testing.T) {
 
 func TestTheServerIsFrozen(t *testing.T) {
 	s := pgtest.Start(t)
-	db := open(t, store.Config{URL: migrated(t, s)})
+	db := open(t, store.Config{URL: migrated(t, s)}.Usual())
 	tr := drive(t, db)
 	tr.goesOn(t)
 	s.Freeze()
@@ -442,7 +442,7 @@ func TestTheServerIsFrozen(t *testing.T) {
 // TestALockedTableIsWaitedForALittle lets another session lock the table, as a migration of its owner does.
 func TestALockedTableIsWaitedForALittle(t *testing.T) {
 	u := migrated(t, server)
-	db := open(t, store.Config{URL: u})
+	db := open(t, store.Config{URL: u}.Usual())
 	pgtest.Exec(t, u, `CREATE FUNCTION wait() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
 		LOCK TABLE mailbox_username_backend; PERFORM pg_advisory_lock(1); END $$`)
 	var locker sync.WaitGroup
@@ -491,7 +491,7 @@ func TestGivenUpIsGivenUp(t *testing.T) {
 		}
 	}()
 	parsed.Host = relay.Addr().String()
-	db := open(t, store.Config{URL: parsed.String()})
+	db := open(t, store.Config{URL: parsed.String()}.Usual())
 	until(t, "the database answers", func() bool {
 		_, err := db.Get(t.Context(), "ada")
 		return err == nil
@@ -528,7 +528,7 @@ func TestALockedRowIsNotEverybodys(t *testing.T) {
 	const users = 200
 	u := migrated(t, server)
 	pgtest.Exec(t, u, `INSERT INTO mailbox_username_backend SELECT 'user-' || n, 'lost', now() FROM generate_series(0, 199) AS n`)
-	db := open(t, store.Config{URL: u})
+	db := open(t, store.Config{URL: u}.Within(8*time.Second, 30*time.Second))
 	session, err := sql.Open("postgres", u)
 	if err != nil {
 		t.Fatal(err)
@@ -651,7 +651,7 @@ func hold(t *testing.T, u string) (release func()) {
 func TestABlackHole(t *testing.T) {
 	u := migrated(t, server)
 	hole := newHole(t, server.Addr())
-	db := open(t, store.Config{URL: strings.Replace(u, server.Addr(), hole.addr(), 1)})
+	db := open(t, store.Config{URL: strings.Replace(u, server.Addr(), hole.addr(), 1)}.Usual())
 	tr := drive(t, db)
 	tr.goesOn(t)
 	hole.swallow.Store(true)
@@ -737,7 +737,7 @@ func (s *swallower) Write(b []byte) (int, error) {
 func TestTouchesSurviveShutdown(t *testing.T) {
 	u := migrated(t, server)
 	pgtest.Exec(t, u, `INSERT INTO mailbox_username_backend SELECT 'user-' || n, 'backend-0', now() - interval '1 hour' FROM generate_series(1, 2000) AS n`)
-	db, err := store.Open(store.Config{URL: u})
+	db, err := store.Open(store.Config{URL: u}.Patient())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -31,12 +30,13 @@ type sqliteDB struct {
 	replica  string
 }
 
-func openSQLite(path, replica string, log *slog.Logger) (*DB, error) {
+func openSQLite(path string, c Config) (*DB, error) {
 	if path == "" {
 		return nil, errors.New("database-url: the path is missing; write sqlite:PATH")
 	}
+	busy := fmt.Sprintf("busy_timeout(%d)", (c.limits.statement * 4 / 5).Milliseconds())
 	// mode=rw does not create the file: that is migrate's.
-	query := url.Values{"mode": {"rw"}, "_txlock": {"immediate"}, "_pragma": {"busy_timeout(800)", "journal_mode(WAL)", "foreign_keys(1)", "synchronous(NORMAL)"}}
+	query := url.Values{"mode": {"rw"}, "_txlock": {"immediate"}, "_pragma": {busy, "journal_mode(WAL)", "foreign_keys(1)", "synchronous(NORMAL)"}}
 	db, err := sqlx.Open("sqlite", "file:"+url.PathEscape(path)+"?"+query.Encode())
 	if err != nil {
 		return nil, fmt.Errorf("database-url: %w", err)
@@ -44,7 +44,7 @@ func openSQLite(path, replica string, log *slog.Logger) (*DB, error) {
 	db.SetMaxOpenConns(4)
 	db.SetMaxIdleConns(4)
 	// One writer, and few rows at once: it carries them out one by one, and others wait.
-	return newDB(&sqliteDB{path: path, db: db, replica: replica}, "SQLite in "+path, 1, 50, log), nil
+	return newDB(&sqliteDB{path: path, db: db, replica: c.Replica}, "SQLite in "+path, 1, 50, c.limits, c.Logger), nil
 }
 
 const sqliteNow = `CAST(unixepoch('subsec') * 1000 AS INTEGER)`

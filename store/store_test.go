@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// open opens a store, runs it for as long as the test lives, and waits until it is up.
+// open opens a store, runs it for as long as the test lives, and waits until it is up. It is patient, unless the test is about the limits.
 func open(t *testing.T, c store.Config) *store.DB {
 	t.Helper()
 	db := run(t, c)
@@ -49,10 +49,10 @@ func open(t *testing.T, c store.Config) *store.DB {
 	return db
 }
 
-// run opens a store and runs it for as long as the test lives.
+// run opens a store and runs it for as long as the test lives. It is as patient as open's.
 func run(t *testing.T, c store.Config) *store.DB {
 	t.Helper()
-	db, err := store.Open(c)
+	db, err := store.Open(c.Patient())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func migrated(t *testing.T, s *pgtest.Server) string {
 
 func migrate(t *testing.T, url string) []string {
 	t.Helper()
-	db, err := store.Open(store.Config{URL: url})
+	db, err := store.Open(store.Config{URL: url}.Patient())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,7 +45,7 @@ func (l *lockedRow) explain(err error) (kind, error) { return locked, err }
 // TestALockedRowIsWaitedForAlone holds how a user is found who is in the way, and that he is known for a while.
 func TestALockedRowIsWaitedForAlone(t *testing.T) {
 	l := &lockedRow{user: "c"}
-	db := newDB(l, "test", 1, 10, slog.New(slog.DiscardHandler))
+	db := newDB(l, "test", 1, 10, patient, slog.New(slog.DiscardHandler))
 	db.health.set(nil)
 	batch := make([]*assigning, 4)
 	for i, user := range []string{"d", "c", "b", "a"} {
@@ -72,7 +72,7 @@ func TestALockedRowIsWaitedForAlone(t *testing.T) {
 // statement that writes a row twice.
 func TestTwoAssignmentsOfOneUserShareARow(t *testing.T) {
 	l := &lockedRow{}
-	db := newDB(l, "test", 1, 10, slog.New(slog.DiscardHandler))
+	db := newDB(l, "test", 1, 10, patient, slog.New(slog.DiscardHandler))
 	db.health.set(nil)
 	batch := make([]*assigning, 4)
 	for i, a := range []director.Assignment{{User: "b", Becomes: "backend-1"}, {User: "a", Becomes: "backend-0"}, {User: "b", Becomes: "backend-2"}, {User: "b", Becomes: "backend-1"}} {
@@ -92,7 +92,7 @@ func TestTwoAssignmentsOfOneUserShareARow(t *testing.T) {
 // TestSuspectsAreForgotten holds that nobody is a suspect for longer than a minute, and that there are never too many.
 func TestSuspectsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		db := newDB(&lockedRow{}, "test", 1, 10, slog.New(slog.DiscardHandler))
+		db := newDB(&lockedRow{}, "test", 1, 10, patient, slog.New(slog.DiscardHandler))
 		db.accuse("ada")
 		time.Sleep(suspectFor)
 		if !db.suspect("ada") || db.suspect("bob") {
@@ -119,7 +119,7 @@ func TestSuspectsAreForgotten(t *testing.T) {
 func TestFaultsAreLoggedOnceAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log strings.Builder
-		db := newDB(&lockedRow{}, "test", 1, 10, slog.New(slog.NewTextHandler(&log, nil)))
+		db := newDB(&lockedRow{}, "test", 1, 10, patient, slog.New(slog.NewTextHandler(&log, nil)))
 		for i, step := range []struct {
 			fault string
 			after time.Duration

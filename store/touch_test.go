@@ -32,7 +32,7 @@ func TestTouchesLeaveTheDatabaseTimeForOthers(t *testing.T) {
 	}{"storm": {touchRest, 400 * time.Millisecond}, "shutdown": {0, 100 * time.Millisecond}} {
 		synctest.Test(t, func(t *testing.T) {
 			w := &slowWriter{}
-			db := newDB(w, "test", 1, 1, slog.New(slog.DiscardHandler))
+			db := newDB(w, "test", 1, 1, patient, slog.New(slog.DiscardHandler))
 			for i := range 10 * touchBatch {
 				db.Touch(fmt.Sprintf("user-%d", i), "backend-0")
 			}
@@ -73,7 +73,7 @@ func (w *moodyWriter) explain(err error) (kind, error) { return w.fails, err }
 // TestTouchesThatFail holds what is kept of touches that were not written: what is not newer by then, and no more than so many.
 func TestTouchesThatFail(t *testing.T) {
 	w := &moodyWriter{fails: broken, touched: map[string]string{}}
-	db := newDB(w, "test", 1, 1, slog.New(slog.DiscardHandler))
+	db := newDB(w, "test", 1, 1, patient, slog.New(slog.DiscardHandler))
 	<-db.health.wake
 	db.Touch("ada", "backend-0")
 	db.Touch("bob", "backend-0")
