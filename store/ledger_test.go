@@ -26,7 +26,7 @@ var ledgers = map[string]func(t *testing.T) ledgerBench{
 		return ledgerBench{
 			open: func(t *testing.T, replica string) *store.DB { return open(t, store.Config{URL: url, Replica: replica}) },
 			exec: func(t *testing.T, statement string) { pgtest.Exec(t, url, statement) },
-			past: "now() - interval '1 second'", soon: "now() + interval '2 seconds'", far: "now() + interval '7000 years'",
+			past: "now() - interval '1 second'", soon: "now() + interval '2 seconds'", ahead: "now() + interval '30 seconds'", far: "now() + interval '7000 years'",
 		}
 	},
 	"PgBouncer": func(t *testing.T) ledgerBench {
@@ -37,7 +37,7 @@ var ledgers = map[string]func(t *testing.T) ledgerBench{
 				return open(t, store.Config{URL: through, Replica: replica})
 			},
 			exec: func(t *testing.T, statement string) { pgtest.Exec(t, url, statement) },
-			past: "now() - interval '1 second'", soon: "now() + interval '2 seconds'", far: "now() + interval '7000 years'",
+			past: "now() - interval '1 second'", soon: "now() + interval '2 seconds'", ahead: "now() + interval '30 seconds'", far: "now() + interval '7000 years'",
 		}
 	},
 	"SQLite": func(t *testing.T) ledgerBench {
@@ -58,7 +58,7 @@ var ledgers = map[string]func(t *testing.T) ledgerBench{
 					t.Fatalf("%s: %v", statement, err)
 				}
 			},
-			past: "unixepoch('subsec') * 1000 - 1000", soon: "unixepoch('subsec') * 1000 + 2000", far: "unixepoch('subsec') * 1000 + 220898664000000",
+			past: "unixepoch('subsec') * 1000 - 1000", soon: "unixepoch('subsec') * 1000 + 2000", ahead: "unixepoch('subsec') * 1000 + 30000", far: "unixepoch('subsec') * 1000 + 220898664000000",
 		}
 	},
 }
@@ -66,8 +66,9 @@ var ledgers = map[string]func(t *testing.T) ledgerBench{
 type ledgerBench struct {
 	open func(t *testing.T, replica string) *store.DB
 	exec func(t *testing.T, statement string)
-	// past and soon are times that are over, and too near to switch a user; far is no time that anybody will see.
-	past, soon, far string
+	// past and soon are times that are over, and too near to switch a user; ahead is by how much clocks may differ, and far is no time that
+	// anybody will see.
+	past, soon, ahead, far string
 }
 
 // overLedgers runs a test on each kind of ledger.
@@ -419,7 +420,7 @@ func TestRowsOfTheFuture(t *testing.T) {
 	overLedgers(t, func(t *testing.T, b ledgerBench) {
 		one, _ := follow(t, b, "replica-1")
 		assign(t, one.db, "ada", "", "b-0", director.Proposed)
-		b.exec(t, "UPDATE mailbox_username_backend SET last_ts = "+b.soon)
+		b.exec(t, "UPDATE mailbox_username_backend SET last_ts = "+b.ahead)
 		if m := must[director.Mapping](t)(one.db.Get(t.Context(), "ada")); m.Age != 0 {
 			t.Errorf("clocks differ a little: age %s", m.Age)
 		}
@@ -510,9 +511,7 @@ func TestFollowersDoNotWaitForMoves(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "the order is obeyed", func() bool { return len(one.heard().Standings) == 1 })
-	if n := waiting(); n == 0 {
-		t.Error("nobody waits any more")
-	}
+	until(t, "movers still wait", func() bool { return waiting() > 0 })
 }
 
 // TestJournal holds that every change of a user's backend is there, and nothing else about users.
@@ -593,7 +592,7 @@ func TestLedgerOfALivingSite(t *testing.T) {
 		t.Errorf("%+v", row)
 	}
 	pgtest.Exec(t, url, `INSERT INTO director_schema VALUES (999, now())`)
-	db, err := store.Open(store.Config{URL: url})
+	db, err := store.Open(store.Config{URL: url}.Patient())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -607,9 +606,10 @@ func TestTasks(t *testing.T) {
 	overLedgers(t, func(t *testing.T, b ledgerBench) {
 		one, _ := follow(t, b, "replica-1")
 		two, _ := follow(t, b, "replica-2")
-		if !must[bool](t)(one.Lead(t.Context())) || must[bool](t)(two.Lead(t.Context())) || !must[bool](t)(one.Lead(t.Context())) {
-			t.Error("the first that asks leads, and goes on to")
-		}
+		// Whoever sleeps over the end of a lease, which is short, has lost it. He gets it back once the other one's has ended.
+		until(t, "the first that asks leads, and goes on to", func() bool {
+			return must[bool](t)(one.Lead(t.Context())) && !must[bool](t)(two.Lead(t.Context())) && must[bool](t)(one.Lead(t.Context()))
+		})
 		b.exec(t, `UPDATE director_lease SET until = `+b.past)
 		if !must[bool](t)(two.Lead(t.Context())) {
 			t.Error("nobody leads after the leader has died")

@@ -226,7 +226,7 @@ func (s *sqliteDB) explain(err error) (kind, error) {
 
 // tableMissing reports whether the file holds no table of mappings.
 func (s *sqliteDB) tableMissing() bool {
-	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	var there int
 	err := s.db.GetContext(ctx, &there, `SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'mailbox_username_backend'`)

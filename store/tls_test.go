@@ -250,7 +250,7 @@ func TestEveryConnectionIsEncrypted(t *testing.T) {
 			}
 			e.ca.file = known
 			e.certify(t, "localhost", time.Hour)
-			pgtest.Exec(t, plain, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'go-dovecot-director'")
+			pgtest.Exec(t, plain, "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'go-dovecot-director'")
 			until(t, "it is up again", func() bool {
 				_, err := f.db.Get(t.Context(), "ada")
 				return err == nil && session("query ILIKE 'LISTEN%'") == 1

@@ -25,7 +25,7 @@ import (
 )
 
 // startLimit is generous: machines that run tests are busy.
-const startLimit = time.Minute
+const startLimit = 3 * time.Minute
 
 // Server is a PostgreSQL server. Its methods are for one goroutine, but for Database.
 type Server struct {
@@ -213,7 +213,7 @@ func (s *Server) exec(database, statement string) error {
 		return err
 	}
 	defer db.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	_, err = db.ExecContext(ctx, statement)
 	return err
