@@ -140,7 +140,7 @@ func (r *replay) Get(ctx context.Context, user string) (director.Mapping, error)
 	if r.down {
 		return director.Mapping{}, director.ErrUnavailable
 	}
-	return r.db.Get(ctx, user)
+	return patiently(func() (director.Mapping, error) { return r.db.Get(ctx, user) })
 }
 
 // Assign is the store's.
@@ -148,7 +148,7 @@ func (r *replay) Assign(ctx context.Context, a director.Assignment) (director.Ma
 	if r.down {
 		return director.Mapping{}, director.ErrUnavailable
 	}
-	return r.db.Assign(ctx, a)
+	return patiently(func() (director.Mapping, error) { return r.db.Assign(ctx, a) })
 }
 
 // Touch writes at once: the store takes up to a second, in which hours of the simulation may pass.
@@ -166,7 +166,16 @@ func (r *replay) Counts(ctx context.Context) (map[string]int, error) {
 	if r.down {
 		return nil, director.ErrUnavailable
 	}
-	return r.db.Counts(ctx)
+	return patiently(func() (map[string]int, error) { return r.db.Counts(ctx) })
+}
+
+// patiently asks the store again for a minute while it has no time to answer: the simulation's is never slow.
+func patiently[T any](ask func() (T, error)) (T, error) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		if answer, err := ask(); !errors.Is(err, director.ErrUnavailable) || time.Now().After(deadline) {
+			return answer, err
+		}
+	}
 }
 
 // step goes through one thing that happened.
@@ -187,7 +196,7 @@ func (r *replay) step(s sim.Step) {
 	case s.Row != nil: // what was there before the first lookup
 		r.put(*s.Row)
 	case s.Moved != nil:
-		if _, err := r.db.Assign(context.Background(), *s.Moved); err != nil {
+		if _, err := patiently(func() (director.Mapping, error) { return r.db.Assign(context.Background(), *s.Moved) }); err != nil {
 			r.t.Error(err)
 		}
 		r.rows[s.Moved.User] = s.Moved.Becomes

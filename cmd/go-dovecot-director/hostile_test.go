@@ -53,16 +53,34 @@ type hostileReply struct {
 	body string
 }
 
-// talk sends bytes, and reads as many answers as are expected. It fails the test unless the connection is then as it should be.
-func (h hostileRequest) talk(t *testing.T, address, after string) (replies []hostileReply) {
+// errBusy says that the database had no time for a request.
+var errBusy = errors.New("it gets 503")
+
+// talk sends bytes, and reads as many answers as are expected. It fails the test unless the connection is then as it should be. It begins anew
+// for a minute where the machine stands still: the database has no time, or the server none to wait for the request.
+func (h hostileRequest) talk(t *testing.T, address, after string) []hostileReply {
 	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		begun := time.Now()
+		replies, err := h.once(address, after)
+		stood := errors.Is(err, errBusy) || time.Since(begun) > 3*time.Second
+		if err == nil || !stood || time.Now().After(deadline) {
+			if err != nil {
+				t.Error(err)
+			}
+			return replies
+		}
+	}
+}
+
+func (h hostileRequest) once(address, after string) (replies []hostileReply, err error) {
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	defer conn.Close()
 	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	sent := make(chan struct{})
 	go func() {
@@ -83,33 +101,41 @@ func (h hostileRequest) talk(t *testing.T, address, after string) (replies []hos
 	}
 	for i, want := range h.want {
 		reply, err := next()
-		if err != nil {
-			t.Fatalf("answer %d: %v, want %d", i, err, want)
-		}
-		if reply.StatusCode != want {
-			t.Errorf("answer %d: %d %q, want %d", i, reply.StatusCode, reply.body, want)
-		}
-		if reply.Header.Get("X-Evil") != "" || strings.Contains(fmt.Sprint(reply.Header), "Set-Cookie") {
-			t.Errorf("answer %d has a header that was sent to it: %v", i, reply.Header)
+		switch {
+		case err != nil:
+			return replies, fmt.Errorf("answer %d: %w, want %d", i, err, want)
+		case reply.StatusCode == 503:
+			return replies, fmt.Errorf("answer %d: %w: %q, want %d", i, errBusy, reply.body, want)
+		case reply.StatusCode != want:
+			return replies, fmt.Errorf("answer %d: %d %q, want %d", i, reply.StatusCode, reply.body, want)
+		case reply.Header.Get("X-Evil") != "" || strings.Contains(fmt.Sprint(reply.Header), "Set-Cookie"):
+			return replies, fmt.Errorf("answer %d has a header that was sent to it: %v", i, reply.Header)
 		}
 		replies = append(replies, reply)
 	}
 	if h.open {
 		<-sent
 		if _, err := io.WriteString(conn, after); err != nil {
-			t.Errorf("the connection is not kept: %v", err)
-		} else if reply, err := next(); err != nil || reply.StatusCode != 200 {
-			t.Errorf("an honest request after it: %v, %v", reply, err)
+			return replies, fmt.Errorf("the connection is not kept: %w", err)
 		}
-		return replies
+		reply, err := next()
+		switch {
+		case err != nil:
+			return replies, fmt.Errorf("an honest request after it: %w", err)
+		case reply.StatusCode == 503:
+			return replies, fmt.Errorf("an honest request after it: %w: %q", errBusy, reply.body)
+		case reply.StatusCode != 200:
+			return replies, fmt.Errorf("an honest request after it: %v", reply)
+		}
+		return replies, nil
 	}
 	// What is still being sent may be met by a reset.
 	if more, err := reader.Peek(1); !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("the connection is not closed: %q, %v", more, err)
+		return replies, fmt.Errorf("the connection is not closed: %q, %v", more, err)
 	}
 	conn.Close()
 	<-sent
-	return replies
+	return replies, nil
 }
 
 // hostileNames are names that are users, each another one, and hostileNonames are none: as they stand in JSON.
@@ -252,7 +278,7 @@ func checkLookup(t *testing.T, r hostileReply) {
 // honest request, only users who are some are stored, under exactly their names, and the log cannot be forged nor filled.
 func TestHostileLookups(t *testing.T) {
 	onDatabases(t, func(t *testing.T, empty func() ported) {
-		p := empty()
+		p, begun := empty(), time.Now()
 		i := start(t, "--endpoints-file", endpoints, "--database-url", p.url, "--log-format", "text")
 		after := hostileRequest{send: honest, want: []int{200}, open: true}
 		stored := []string{"ada"}
@@ -307,17 +333,19 @@ func TestHostileLookups(t *testing.T) {
 		warnings := map[string]int{}
 		for line := range strings.Lines(i.log.String()) {
 			level, text, _ := strings.Cut(strings.TrimPrefix(line[strings.IndexByte(line, ' ')+1:], "level="), " msg=")
-			if !strings.HasPrefix(line, "time=") || !oneLine(strings.TrimSuffix(line, "\n")) || level != "INFO" && level != "WARN" {
+			slow := strings.Contains(line, "it does not answer in time") // the database, when the machine stands still
+			if !strings.HasPrefix(line, "time=") || !oneLine(strings.TrimSuffix(line, "\n")) || level != "INFO" && level != "WARN" && !(level == "ERROR" && slow) {
 				t.Errorf("the log has the line %q", line)
 			}
-			if level == "WARN" {
+			if level == "WARN" && !slow {
 				message, _, _ := strings.Cut(text, " error=")
 				warnings[message]++
 			}
 		}
-		// One line for requests that make no sense, and one for each of the kinds of names that are none: empty, too long, with a NUL.
-		if want := map[string]int{`"a lookup makes no sense; it gets HTTP 400"`: 1, `"a lookup has an invalid user name; it gets HTTP 400 and nothing is stored"`: 3}; !maps.Equal(warnings, want) {
-			t.Errorf("the log warns of %v, want %v", warnings, want)
+		// In a minute, one line for requests that make no sense, and one for each of the kinds of names that are none: empty, too long, with a NUL.
+		want, minutes := map[string]int{`"a lookup makes no sense; it gets HTTP 400"`: 1, `"a lookup has an invalid user name; it gets HTTP 400 and nothing is stored"`: 3}, 1+int(time.Since(begun)/time.Minute)
+		if !maps.EqualFunc(warnings, want, func(n, least int) bool { return least <= n && n <= least*minutes }) {
+			t.Errorf("the log warns of %v within %d minutes, want %v", warnings, minutes, want)
 		}
 	})
 }
