@@ -16,7 +16,7 @@ import (
 // startBounded serves on a listener that may have so many connections, and returns its address.
 func startBounded(t *testing.T, most int, handler http.Handler) string {
 	t.Helper()
-	s := NewServer(handler, nil)
+	s := NewServer(handler, nil, WithLimits(time.Minute, time.Minute)) // the machine may stand still
 	c := newConnections(mostLookups, slog.New(slog.DiscardHandler))
 	c.most = most
 	s.server.ConnState = c.note

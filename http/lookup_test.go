@@ -39,10 +39,14 @@ func always(a director.Answer) resolver {
 	return func(context.Context, director.Request) (director.Answer, error) { return a, nil }
 }
 
-// start serves a handler on a free port and returns its address and how to stop it.
+// start serves a handler on a free port and returns its address and how to stop it. Its limits are for machines that stand still at times.
 func start(t *testing.T, handler http.Handler) (address string, stop func()) {
 	t.Helper()
-	s := directorhttp.NewServer(handler, nil)
+	return serve(t, directorhttp.NewServer(handler, nil, directorhttp.WithLimits(time.Minute, time.Minute)))
+}
+
+func serve(t *testing.T, s *directorhttp.Server) (address string, stop func()) {
+	t.Helper()
 	if err := s.Listen("127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
@@ -312,7 +316,7 @@ func TestAClientThatLeavesEndsTheLookup(t *testing.T) {
 
 // TestSlowClientsAreCutOff speaks too slowly, in several ways. Nothing here waits for longer than the server does.
 func TestSlowClientsAreCutOff(t *testing.T) {
-	address := startLookups(t, always(served))
+	address, _ := serve(t, directorhttp.NewServer(directorhttp.NewLookups(always(served), nil), nil))
 	for name, text := range map[string]string{
 		"half a header": "POST /auth_passdb_lookup HTTP/1.1\r\nHost: x\r\n",
 		"half a body":   "POST /auth_passdb_lookup HTTP/1.1\r\nHost: x\r\nContent-Length: 30\r\n\r\n{",
@@ -378,6 +382,15 @@ func TestShutdownFinishesWhatIsInFlight(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer idle.Close()
+	if _, err := io.WriteString(idle, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil { // one that was never used counts as busy for 5 s
+		t.Fatal(err)
+	}
+	answers := bufio.NewReader(idle)
+	if r, err := http.ReadResponse(answers, nil); err != nil || r.StatusCode != http.StatusNotFound {
+		t.Fatal(r, err)
+	} else if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		t.Fatal(err)
+	}
 	stopped := make(chan struct{})
 	go func() {
 		<-entered
@@ -399,7 +412,7 @@ func TestShutdownFinishesWhatIsInFlight(t *testing.T) {
 		t.Errorf("%d %s, close %v", r.StatusCode, body, r.Close)
 	}
 	<-stopped
-	if _, err := idle.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+	if _, err := answers.ReadByte(); !errors.Is(err, io.EOF) {
 		t.Errorf("an idle connection at shutdown: %v", err)
 	}
 }
@@ -598,6 +611,7 @@ func TestOverload(t *testing.T) {
 	if r, body := post(t, address, "/auth_passdb_lookup", `{"user":"ada"}`); r.StatusCode != http.StatusOK {
 		t.Errorf("afterwards: %d %s", r.StatusCode, body)
 	}
+	asking.CloseIdleConnections() // those that were never used count as busy for 5 s
 	stop()
 	if lines := strings.Count(log.String(), "DovecotDirectorOverloaded"); lines != 1 {
 		t.Errorf("%d lines are logged", lines)

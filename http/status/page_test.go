@@ -180,10 +180,10 @@ func (w *watcher) next() (e event, ok bool) {
 	}
 }
 
-// serveShort serves the page with limits that are over before an event can be due, and runs it. stop ends it, as a shutdown does.
+// serveShort serves the page with a limit for answers that is over before an event can be due, and runs it. stop ends it, as a shutdown does.
 func serveShort(t *testing.T, p *Page) (address string, stop func()) {
 	t.Helper()
-	server := directorhttp.NewServer(p, nil, directorhttp.WithLimits(100*time.Millisecond, 100*time.Millisecond))
+	server := directorhttp.NewServer(p, nil, directorhttp.WithLimits(time.Minute, 100*time.Millisecond))
 	if err := server.Listen("127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
