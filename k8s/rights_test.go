@@ -138,7 +138,7 @@ func TestWithoutAnyRightTheLastViewStays(t *testing.T) {
 	server.Grant(apitest.Endpoints)
 	b.shows(t, zero+"; "+one)
 	until(t, "its end is said", func() bool { return strings.Contains(b.log.String(), "may be read again") })
-	if n := strings.Count(b.log.String(), "level=WARN"); n != 1 {
+	if n := strings.Count(b.log.String(), "denies reading the backends"); n != 1 {
 		t.Errorf("%d warnings:\n%s", n, b.log)
 	}
 }
