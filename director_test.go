@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -135,7 +136,7 @@ type bench struct {
 	t     *testing.T
 	store *memory
 	// confirmed counts requests for a proof; when prove is set, each is granted.
-	confirmed int
+	confirmed atomic.Int32
 	prove     bool
 
 	mu   sync.Mutex
@@ -151,7 +152,7 @@ func newBench(t *testing.T, store *memory, change ...func(*director.Config)) *be
 		TouchInterval: 10 * time.Minute,
 		Remember:      1000,
 		Confirm: func() {
-			b.confirmed++
+			b.confirmed.Add(1)
 			if b.prove {
 				go b.again()
 			}

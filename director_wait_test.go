@@ -79,7 +79,7 @@ func TestWithoutProofNobodyIsMoved(t *testing.T) {
 		time.Sleep(time.Hour)
 		start := time.Now()
 		b.want("ada", director.Hold, director.ViewStale, "dovecot-backend-1")
-		if b.confirmed == 0 {
+		if b.confirmed.Load() == 0 {
 			t.Error("nobody asked for a proof")
 		}
 		if waited := time.Since(start); waited == 0 || waited > time.Second {
@@ -108,8 +108,8 @@ func TestCutOffFromAll(t *testing.T) {
 		}
 		time.Sleep(graces.Failover - 5*time.Second)
 		b.want("ada", director.Serve, director.LastKnown, "dovecot-backend-0")
-		if b.confirmed != 1 {
-			t.Errorf("a proof was asked for %d times before it was needed", b.confirmed)
+		if n := b.confirmed.Load(); n != 1 {
+			t.Errorf("a proof was asked for %d times before it was needed", n)
 		}
 		time.Sleep(time.Second)
 		start := time.Now()
@@ -242,14 +242,14 @@ func TestWhileUsersWaitTheViewIsProvenNowAndThen(t *testing.T) {
 		b.store.put("ada", "dovecot-backend-1")
 		b.see(backends(3))
 		b.see(with(backends(3), 1, director.NotReady))
-		for second, want := range []int{0, 0, 0, 0, 0, 0, 1, 2} {
+		for second, want := range []int32{0, 0, 0, 0, 0, 0, 1, 2} {
 			start := time.Now()
 			b.want("ada", director.Hold, director.InGrace, "dovecot-backend-1")
 			if waited := time.Since(start); waited != 0 {
 				t.Errorf("a lookup took %s", waited)
 			}
-			if b.confirmed != want {
-				t.Errorf("after %d s a proof was asked for %d times, want %d", second, b.confirmed, want)
+			if n := b.confirmed.Load(); n != want {
+				t.Errorf("after %d s a proof was asked for %d times, want %d", second, n, want)
 			}
 			time.Sleep(time.Second)
 		}
