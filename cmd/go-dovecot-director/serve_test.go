@@ -83,6 +83,7 @@ func start(t *testing.T, args ...string) *instance {
 		}
 		select {
 		case c := <-code:
+			code <- c // stop asks for it too
 			t.Fatalf("exit code %d:\n%s", c, i.log)
 		default:
 		}
