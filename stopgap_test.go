@@ -1,9 +1,11 @@
 package director_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -78,7 +80,13 @@ func (b *bench) reconciling(sessions director.Sessions, journal *diary) {
 }
 
 func (b *bench) reconcilingRows(rows director.Rows, sessions director.Sessions, journal *diary) {
-	r := director.NewReconciler(director.ReconcilerConfig{Director: b.Director, Rows: rows, Sessions: sessions, Journal: journal})
+	b.run(director.ReconcilerConfig{Rows: rows, Sessions: sessions, Journal: journal})
+}
+
+// run runs a reconciler until the test ends or stop is called.
+func (b *bench) run(config director.ReconcilerConfig) (stop func()) {
+	config.Director = b.Director
+	r := director.NewReconciler(config)
 	ctx, cancel := context.WithCancel(b.t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -86,8 +94,10 @@ func (b *bench) reconcilingRows(rows director.Rows, sessions director.Sessions, 
 			b.t.Error(err)
 		}
 	})
-	b.t.Cleanup(func() { cancel(); running.Wait() })
+	stop = func() { cancel(); running.Wait() }
+	b.t.Cleanup(stop)
 	synctest.Wait()
+	return stop
 }
 
 // TestNewUsersDuringAnOutage has two replicas that go on without the store, and see different things then.
@@ -345,6 +355,71 @@ func TestUsersAreReadAnew(t *testing.T) {
 		time.Sleep(time.Hour / 2) // what was read stays
 		b.want("ada", director.Unavailable, director.StoreDown, "")
 		b.want("new", director.Serve, director.Provisional, "dovecot-backend-0")
+	})
+}
+
+// TestHowOftenUsersAreRead holds that the whole table is read every five minutes, and that it is said once that it was.
+func TestHowOftenUsersAreRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, newMemory(), proposes)
+		b.see(backends(2))
+		rows, log := &countedRows{memory: b.store}, &bytes.Buffer{}
+		stop := b.run(director.ReconcilerConfig{Rows: rows, Journal: &diary{}, Logger: slog.New(slog.NewTextHandler(log, nil))})
+		time.Sleep(15*time.Minute + time.Second/2)
+		stop()
+		if rows.reads != 4 {
+			t.Errorf("in a quarter of an hour they are read %d times", rows.reads)
+		}
+		if n := strings.Count(log.String(), "read who has a mapping"); n != 1 || strings.Contains(log.String(), "WARN") {
+			t.Errorf("the log says\n%s", log)
+		}
+	})
+}
+
+type countedRows struct {
+	*memory
+	reads int
+}
+
+func (c *countedRows) Each(ctx context.Context, do func(director.Row) error) error {
+	c.reads++
+	return c.memory.Each(ctx, do)
+}
+
+// TestAStopDuringAnOutage holds that it is said who is forgotten.
+func TestAStopDuringAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, log := newBench(t, newMemory(), proposes), &bytes.Buffer{}
+		b.see(backends(2))
+		stop := b.run(director.ReconcilerConfig{Rows: b.store, Journal: &diary{}, Logger: slog.New(slog.NewTextHandler(log, nil))})
+		b.store.setDown(true)
+		b.want("new", director.Serve, director.Provisional, "dovecot-backend-0")
+		stop()
+		if !strings.Contains(log.String(), "users who were let in meanwhile are forgotten") || !strings.Contains(log.String(), "users=1\n") {
+			t.Errorf("the log says\n%s", log)
+		}
+	})
+}
+
+// TestAnOldRowIsRememberedAsOld has a user let in during an outage who has a row. It is from before his backend was away, when he may have been
+// moved: what is remembered of it must not serve him in the next outage.
+func TestAnOldRowIsRememberedAsOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, newMemory(), proposes)
+		b.see(backends(2))
+		b.reconciling(nil, &diary{})
+		b.store.put("ada", "dovecot-backend-0") // by another replica
+		time.Sleep(time.Second)
+		b.see(with(backends(2), 0, director.NotReady))
+		time.Sleep(time.Second)
+		b.see(backends(2))
+		time.Sleep(time.Minute)
+		b.store.setDown(true)
+		b.want("ada", director.Serve, director.Provisional, "dovecot-backend-0")
+		b.store.setDown(false)
+		time.Sleep(2 * time.Second) // it is found that she has a row
+		b.store.setDown(true)
+		b.want("ada", director.Unavailable, director.StoreDown, "")
 	})
 }
 

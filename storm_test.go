@@ -117,3 +117,18 @@ func TestStormMindsWeights(t *testing.T) {
 		}
 	})
 }
+
+// TestQuiet holds for how long nobody is moved after his row was written: no login of his may be waiting.
+func TestQuiet(t *testing.T) {
+	for _, tc := range []struct {
+		storm director.Storm
+		want  time.Duration
+	}{
+		{director.Storm{Most: time.Minute}, 0}, // nobody ever waits
+		{director.Storm{Rate: 0.1, Most: time.Minute}, 70 * time.Second},
+	} {
+		if got := tc.storm.Quiet(); got != tc.want {
+			t.Errorf("%+v: %s, want %s", tc.storm, got, tc.want)
+		}
+	}
+}
