@@ -20,7 +20,9 @@ func waits(t *testing.T, b *bench, n int, r director.Request) []time.Duration {
 			t.Fatalf("%+v, %v", a, err)
 		}
 		if !a.NotBefore.IsZero() {
-			all[i] = a.NotBefore.Sub(a.At)
+			if all[i] = a.NotBefore.Sub(a.At); all[i] <= 0 {
+				t.Errorf("login %d is told to wait for %s", i, all[i])
+			}
 		}
 	}
 	return all
