@@ -12,15 +12,18 @@ import (
 func obeys(c *director.Config) { c.Ordered = true }
 
 func TestNobodyIsAssignedBeforeOrdersAreKnown(t *testing.T) {
-	b := newBench(t, newMemory(), obeys)
-	b.store.put("older", "dovecot-backend-1")
-	b.see(backends(2))
-	b.store.put("old", "dovecot-backend-1")
-	b.want("new", director.Hold, director.ViewPartial, "")
-	b.want("old", director.Serve, director.Mapped, "dovecot-backend-1")
-	b.want("older", director.Serve, director.Renewed, "dovecot-backend-1") // who stays needs no orders
-	b.Obey(director.Orders{})
-	b.want("new", director.Serve, director.Proposed, "dovecot-backend-0")
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, newMemory(), obeys)
+		b.store.put("older", "dovecot-backend-1")
+		time.Sleep(time.Second)
+		b.see(backends(2))
+		b.store.put("old", "dovecot-backend-1")
+		b.want("new", director.Hold, director.ViewPartial, "")
+		b.want("old", director.Serve, director.Mapped, "dovecot-backend-1")
+		b.want("older", director.Serve, director.Renewed, "dovecot-backend-1") // who stays needs no orders
+		b.Obey(director.Orders{})
+		b.want("new", director.Serve, director.Proposed, "dovecot-backend-0")
+	})
 }
 
 func TestStandingsAreObeyed(t *testing.T) {

@@ -401,8 +401,8 @@ func TestAStopDuringAnOutage(t *testing.T) {
 	})
 }
 
-// TestAnOldRowIsRememberedAsOld has a user let in during an outage who has a row. It is from before his backend was away, when he may have been
-// moved: what is remembered of it must not serve him in the next outage.
+// TestAnOldRowIsRememberedAsOld has a user let in during an outage who has a row. It is from before the backend was away, and the user
+// may have been moved then: what is remembered of it must serve nobody in the next outage.
 func TestAnOldRowIsRememberedAsOld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, newMemory(), proposes)
@@ -417,7 +417,7 @@ func TestAnOldRowIsRememberedAsOld(t *testing.T) {
 		b.store.setDown(true)
 		b.want("ada", director.Serve, director.Provisional, "dovecot-backend-0")
 		b.store.setDown(false)
-		time.Sleep(2 * time.Second) // it is found that she has a row
+		time.Sleep(2 * time.Second) // it is found that ada has a row
 		b.store.setDown(true)
 		b.want("ada", director.Unavailable, director.StoreDown, "")
 	})

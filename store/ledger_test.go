@@ -66,7 +66,7 @@ var ledgers = map[string]func(t *testing.T) ledgerBench{
 type ledgerBench struct {
 	open func(t *testing.T, replica string) *store.DB
 	exec func(t *testing.T, statement string)
-	// past and soon are times that are over, and too near to switch a user; ahead is by how much clocks may differ, and far is no time that
+	// past and soon are times that are over, and too near to switch a user; ahead is no more than clocks may differ by, and far is no time that
 	// anybody will see.
 	past, soon, ahead, far string
 }

@@ -2,7 +2,7 @@ package store
 
 import "time"
 
-// limits are how long a lookup waits for what it needs of the database. They are a value so that tests can be about something else than
+// limits are for how long the database is waited for. They are a value so that tests can be about something else than
 // the speed of the machine that runs them.
 type limits struct {
 	// statement is how long the statement of a read or an assignment may take, and call how long a caller waits for

@@ -226,6 +226,7 @@ func (s *sqliteDB) explain(err error) (kind, error) {
 
 // tableMissing reports whether the file holds no table of mappings.
 func (s *sqliteDB) tableMissing() bool {
+	// On a slow machine, too, it is to be said what to do.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	var there int

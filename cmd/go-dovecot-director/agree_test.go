@@ -166,7 +166,7 @@ func (r *replay) Counts(ctx context.Context) (map[string]int, error) {
 	if r.down {
 		return nil, director.ErrUnavailable
 	}
-	return patiently(func() (map[string]int, error) { return r.db.Counts(ctx) })
+	return r.db.Counts(ctx)
 }
 
 // patiently asks the store again for a minute while it has no time to answer: the simulation's is never slow.

@@ -125,8 +125,12 @@ func answered(t *testing.T, request func() (*http.Response, error), but ...int) 
 		late := time.Now().After(deadline)
 		switch {
 		case err == nil:
-			if _, body := read(t, r); late || !slices.Contains(but, r.StatusCode) {
+			_, body := read(t, r)
+			if !slices.Contains(but, r.StatusCode) {
 				return r, body
+			}
+			if late {
+				t.Fatalf("for a minute: %d %s", r.StatusCode, body)
 			}
 		case late:
 			t.Fatal(err)

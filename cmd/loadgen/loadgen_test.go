@@ -55,7 +55,7 @@ func TestLoad(t *testing.T) {
 			var r result
 			for deadline := time.Now().Add(time.Minute); ; {
 				r = l.run([]string{server.Listener.Addr().String()}, []int{os.Getpid()}, nil)
-				if r.perSecond > 0 && len(prefixes) >= len(tc.users) && len(services) >= len(tc.services) || time.Now().After(deadline) {
+				if r.failed > 0 || r.perSecond > 0 && len(prefixes) >= len(tc.users) && len(services) >= len(tc.services) || time.Now().After(deadline) {
 					break // else the machine was too slow for all that is random
 				}
 			}

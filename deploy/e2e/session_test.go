@@ -135,6 +135,7 @@ func TestEvenOutBetweenLogins(t *testing.T) {
 			leaving.Go(c.stop)
 		}
 		leaving.Wait()
+		// On a machine that made a long day of it, moves take long too.
 		for night := time.Now(); even() != nil && time.Since(night) < max(20*time.Second, night.Sub(begun)/5); {
 			time.Sleep(200 * time.Millisecond)
 		}

@@ -14,7 +14,7 @@ import (
 	director "github.com/k-web-s/go-dovecot-director"
 )
 
-// Store is a store under test.
+// Store is a store under test. It has to be patient: what is right does not depend on how fast the machine is that runs the suite.
 type Store interface {
 	director.Mappings
 	director.Counter
@@ -51,33 +51,6 @@ func Run(t *testing.T, bench func(t *testing.T) Bench) {
 	}
 }
 
-// patient is a store whose callers come again, as users do, when it was too slow for them. What is right does not depend on how fast
-// the machine is that runs the suite.
-type patient struct{ Store }
-
-func (b Bench) open(t *testing.T) Store { return patient{b.Open(t)} }
-
-func (p patient) Get(ctx context.Context, user string) (director.Mapping, error) {
-	return again(func() (director.Mapping, error) { return p.Store.Get(ctx, user) })
-}
-
-func (p patient) Assign(ctx context.Context, a director.Assignment) (director.Mapping, error) {
-	return again(func() (director.Mapping, error) { return p.Store.Assign(ctx, a) })
-}
-
-func (p patient) Counts(ctx context.Context) (map[string]int, error) {
-	return again(func() (map[string]int, error) { return p.Store.Counts(ctx) })
-}
-
-func again[A any](ask func() (A, error)) (A, error) {
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		answer, err := ask()
-		if !errors.Is(err, director.ErrUnavailable) || time.Now().After(deadline) {
-			return answer, err
-		}
-	}
-}
-
 func get(t *testing.T, s Store, user string) string {
 	t.Helper()
 	m, err := s.Get(t.Context(), user)
@@ -100,23 +73,23 @@ func assign(t *testing.T, s Store, user, was, becomes string) string {
 }
 
 func absent(t *testing.T, b Bench) {
-	if _, err := b.open(t).Get(t.Context(), "ada"); !errors.Is(err, director.ErrNoMapping) {
+	if _, err := b.Open(t).Get(t.Context(), "ada"); !errors.Is(err, director.ErrNoMapping) {
 		t.Errorf("error %v", err)
 	}
 }
 
 func readBack(t *testing.T, b Bench) {
-	s := b.open(t)
+	s := b.Open(t)
 	if got := assign(t, s, "ada", "", "backend-0"); got != "backend-0" {
 		t.Errorf("assigned %q", got)
 	}
-	if got := get(t, b.open(t), "ada"); got != "backend-0" {
+	if got := get(t, b.Open(t), "ada"); got != "backend-0" {
 		t.Errorf("another handle reads %q", got)
 	}
 }
 
 func compareAndSet(t *testing.T, b Bench) {
-	s := b.open(t)
+	s := b.Open(t)
 	for i, tc := range []struct{ row, was, becomes, want string }{
 		{"", "", "b", "b"},
 		{"", "a", "b", "b"}, // an absent row satisfies any expectation
@@ -144,7 +117,7 @@ func compareAndSet(t *testing.T, b Bench) {
 }
 
 func younger(t *testing.T, b Bench) {
-	s := b.open(t)
+	s := b.Open(t)
 	const hour = time.Hour
 	for i, tc := range []struct {
 		is, read time.Duration
@@ -193,7 +166,7 @@ func younger(t *testing.T, b Bench) {
 
 // TakesRowsFromTheFuture holds that rows which a clock was wrong for do not keep their users where they are.
 func TakesRowsFromTheFuture(t *testing.T, b Bench) {
-	s := b.open(t)
+	s := b.Open(t)
 	b.Insert(t, "a", -2*time.Hour, "ada")
 	m, err := s.Get(t.Context(), "ada")
 	if err != nil || m.Age < time.Hour {
@@ -205,7 +178,7 @@ func TakesRowsFromTheFuture(t *testing.T, b Bench) {
 }
 
 func age(t *testing.T, b Bench) {
-	s := b.open(t)
+	s := b.Open(t)
 	b.Insert(t, "backend-0", time.Hour, "old")
 	b.Insert(t, "backend-0", -30*time.Second, "ahead") // clocks differ
 	assign(t, s, "new", "", "backend-0")
@@ -218,7 +191,7 @@ func age(t *testing.T, b Bench) {
 }
 
 func touches(t *testing.T, b Bench) {
-	s := b.open(t)
+	s := b.Open(t)
 	b.Insert(t, "backend-0", time.Hour, "ada")
 	b.Insert(t, "backend-1", time.Hour, "moved")
 	s.Touch("ada", "backend-0")
@@ -245,7 +218,7 @@ func touches(t *testing.T, b Bench) {
 }
 
 func counted(t *testing.T, b Bench) {
-	s := b.open(t)
+	s := b.Open(t)
 	for i := range 30 {
 		assign(t, s, fmt.Sprintf("user-%d", i), "", fmt.Sprintf("backend-%d", i%3/2))
 	}
@@ -265,7 +238,7 @@ var Names = []string{
 
 // KeepsNames holds that names are kept byte for byte, and that none is taken for another, in one statement or in several.
 func KeepsNames(t *testing.T, b Bench) {
-	s := b.open(t)
+	s := b.Open(t)
 	var wg sync.WaitGroup
 	for i, user := range Names {
 		wg.Go(func() { assign(t, s, user, "", fmt.Sprintf("backend-%d", i)) })
@@ -289,7 +262,7 @@ func race(t *testing.T, b Bench) {
 	results := make([][]string, writers)
 	var wg sync.WaitGroup
 	for w := range writers {
-		s := b.open(t)
+		s := b.Open(t)
 		results[w] = make([]string, users)
 		wg.Go(func() {
 			var callers sync.WaitGroup
@@ -312,7 +285,7 @@ func race(t *testing.T, b Bench) {
 		})
 	}
 	wg.Wait()
-	s := b.open(t)
+	s := b.Open(t)
 	for u := range users {
 		row := get(t, s, fmt.Sprintf("user-%d", u))
 		for w := range writers {
@@ -334,7 +307,7 @@ func moves(t *testing.T, b Bench) {
 	told := map[string]map[string]bool{}
 	var wg sync.WaitGroup
 	for w := range writers {
-		s := b.open(t)
+		s := b.Open(t)
 		wg.Go(func() {
 			for _, u := range rand.Perm(users) {
 				user := fmt.Sprintf("user-%d", u)
@@ -366,7 +339,7 @@ func refusals(t *testing.T, b Bench) {
 		known = append(known, fmt.Sprintf("known-%d", i))
 	}
 	b.Mailboxes(t, known...)
-	s := b.open(t)
+	s := b.Open(t)
 	for range 2 { // the second time the unknown ones are expected
 		var wg sync.WaitGroup
 		for i, user := range known {
@@ -395,7 +368,7 @@ func refusals(t *testing.T, b Bench) {
 }
 
 func leaving(t *testing.T, b Bench) {
-	s := b.open(t)
+	s := b.Open(t)
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	var wg sync.WaitGroup
@@ -418,7 +391,7 @@ func leaving(t *testing.T, b Bench) {
 }
 
 func fresh(t *testing.T, b Bench) {
-	one, other := b.open(t), b.open(t)
+	one, other := b.Open(t), b.Open(t)
 	assign(t, one, "ada", "", "backend-0")
 	for i := range 100 {
 		was, becomes := fmt.Sprintf("backend-%d", i), fmt.Sprintf("backend-%d", i+1)

@@ -80,7 +80,7 @@ func (s *site) count(tb testing.TB, query string) (n int) {
 // probeLimit is how long the probes in deploy/kustomize wait for an answer.
 const probeLimit = 5 * time.Second
 
-// get asks the operations API once, on a connection of its own, as probes do.
+// get asks the operations API once, on a connection of its own, as probes do. It waits for longer than they do.
 func get(d *program.Director, path string) (string, error) {
 	c := http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 	r, err := c.Get(d.OpsURL() + path)

@@ -162,7 +162,7 @@ func (d *Director) Run(tb testing.TB, arguments ...string) (stdout string) {
 	return stdout
 }
 
-// Read is Run of a verb that changes nothing. It is repeated if the director could not answer in time.
+// Read is Run of a verb that changes nothing. It is repeated for a minute, for a director that could not answer in time.
 func (d *Director) Read(tb testing.TB, arguments ...string) (stdout string) {
 	tb.Helper()
 	arguments = append(arguments, "--admin-url", d.AdminURL())
@@ -284,7 +284,7 @@ type Reply struct {
 func (d *Director) Insist(ctx context.Context, user string) (Reply, error) {
 	for deadline := time.Now().Add(againLimit); ; time.Sleep(againPause) {
 		got, err := d.Ask(ctx, user)
-		if err == nil && got.Status != http.StatusServiceUnavailable || time.Now().After(deadline) {
+		if err == nil && got.Status != http.StatusServiceUnavailable || ctx.Err() != nil || time.Now().After(deadline) {
 			return got, err
 		}
 	}
