@@ -86,7 +86,7 @@ vuln: ## Look for known vulnerabilities (needs the network)
 	$(TOOL) govulncheck ./...
 
 .PHONY: bench
-bench: build ## Measure lookups against a null handler and pgbench, and the parts; ten minutes, a picture in .build/bench.svg
+bench: build ## Measure lookups against a null handler and pgbench, and the parts; a quarter of an hour or more, a picture in .build/bench.svg
 	@.ci/deps bench
 	@$(GO) build -o $(BUILD)/loadgen ./cmd/loadgen
 	@$(BUILD)/loadgen bench --director $(PROGRAM) --picture $(BUILD)/bench.svg
