@@ -31,13 +31,13 @@ func tellsOfASlowDatabase(text string) bool {
 // that was late.
 func operateAt(t *testing.T, url string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+	until(t, "the database has time", func() bool {
 		var out, errs bytes.Buffer
 		code = run(t.Context(), args, environment("ADMIN_URL", url), &out, &errs)
-		if !tellsOfASlowDatabase(errs.String()) || time.Now().After(deadline) {
-			return code, out.String(), errs.String()
-		}
-	}
+		stdout, stderr = out.String(), errs.String()
+		return !tellsOfASlowDatabase(stderr)
+	})
+	return code, stdout, stderr
 }
 
 // must runs a verb that has to succeed, and returns what it prints.

@@ -408,9 +408,7 @@ func TestEvacuate(t *testing.T) {
 	}
 	var status director.StatusReport
 	eventually(t, "the task has ended", func() error {
-		if err := json.Unmarshal([]byte(d.Read(t, "status", "-o", "json")), &status); err != nil {
-			t.Fatal(err)
-		}
+		status = statusOf(t, d)
 		if len(status.Tasks) > 0 {
 			return fmt.Errorf("%+v", status.Tasks)
 		}

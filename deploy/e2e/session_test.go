@@ -1,26 +1,15 @@
 package e2e_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	director "github.com/k-web-s/go-dovecot-director"
 	"github.com/k-web-s/go-dovecot-director/deploy/e2e/dovecot"
 	"github.com/k-web-s/go-dovecot-director/deploy/e2e/mail"
 )
-
-// status is what a proxy's director says of everything.
-func (via *proxy) status(t *testing.T) (s director.StatusReport) {
-	t.Helper()
-	if err := json.Unmarshal([]byte(via.director.Read(t, "status", "-o", "json")), &s); err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
 
 // Each director polls the backends for sessions: how many there are, that their users are alive, and that nobody is on two backends.
 func TestSessionsArePolled(t *testing.T) {
@@ -39,7 +28,7 @@ func TestSessionsArePolled(t *testing.T) {
 	rows := p.database.rows(t)
 	for _, via := range p.proxies {
 		eventually(t, "the sessions are counted", func() error {
-			status := via.status(t)
+			status := statusOf(t, via.director)
 			sessions, users := 0, 0
 			for _, b := range status.Backends {
 				if b.Sessions == nil || b.LoggedIn == nil || *b.LoggedIn != b.Users {
@@ -63,7 +52,7 @@ func TestSessionsArePolled(t *testing.T) {
 	}
 	for _, via := range p.proxies {
 		eventually(t, "who is on two backends is seen", func() error {
-			if doubled := via.status(t).Doubled; len(doubled) != 1 || doubled[0].User != user || len(doubled[0].Backends) != 2 {
+			if doubled := statusOf(t, via.director).Doubled; len(doubled) != 1 || doubled[0].User != user || len(doubled[0].Backends) != 2 {
 				return fmt.Errorf("%+v", doubled)
 			}
 			return nil
@@ -78,7 +67,7 @@ func TestSessionsArePolled(t *testing.T) {
 	}
 	session.Close()
 	eventually(t, "it has ended", func() error {
-		if doubled := p.proxies[0].status(t).Doubled; len(doubled) > 0 {
+		if doubled := statusOf(t, p.proxies[0].director).Doubled; len(doubled) > 0 {
 			return fmt.Errorf("%+v", doubled)
 		}
 		return nil
@@ -117,7 +106,7 @@ func TestEvenOutBetweenLogins(t *testing.T) {
 		}
 		eventually(t, "the sessions are counted", func() error {
 			sessions := 0
-			for _, b := range p.proxies[0].status(t).Backends {
+			for _, b := range statusOf(t, p.proxies[0].director).Backends {
 				if b.Sessions != nil {
 					sessions += *b.Sessions
 				}

@@ -105,10 +105,8 @@ func wantHealthy(t *testing.T, d *program.Director, when string) {
 		}
 	}
 	for _, path := range []string{"/readyz", "/healthz", "/metrics"} {
-		begun := time.Now()
-		_, err := get(d, path)
-		if took := time.Since(begun); err != nil || took > probeLimit && !program.StoodStill(begun) {
-			t.Errorf("%s: %s after %s: %v", when, path, took, err)
+		if _, err := get(d, path); err != nil {
+			t.Errorf("%s: %v", when, err)
 		}
 	}
 }

@@ -80,15 +80,20 @@ func (s *site) count(tb testing.TB, query string) (n int) {
 // probeLimit is how long the probes in deploy/kustomize wait for an answer.
 const probeLimit = 5 * time.Second
 
-// get asks the operations API once, on a connection of its own, as probes do. It waits for longer than they do.
+// get asks the operations API once, on a connection of its own, as probes do. One that they would not have waited for is an error, unless
+// the machine stood still.
 func get(d *program.Director, path string) (string, error) {
 	c := http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
+	begun := time.Now()
 	r, err := c.Get(d.OpsURL() + path)
 	if err != nil {
 		return "", err
 	}
 	defer r.Body.Close()
 	body, err := io.ReadAll(r.Body)
+	if took := time.Since(begun); err == nil && took > probeLimit && !program.StoodStill(begun) {
+		err = fmt.Errorf("%s took %s", path, took)
+	}
 	if err == nil && r.StatusCode != http.StatusOK {
 		err = fmt.Errorf("%s: %s: %s", path, r.Status, body)
 	}

@@ -155,9 +155,9 @@ func Run(tb testing.TB, arguments ...string) (stdout, stderr string, code int) {
 // Run runs a verb that talks to this director's admin API. It has to end well.
 func (d *Director) Run(tb testing.TB, arguments ...string) (stdout string) {
 	tb.Helper()
-	stdout, stderr, code := Run(tb, append(arguments, "--admin-url", d.AdminURL())...)
-	if code != 0 {
-		tb.Fatalf("%v: exit code %d\n%s%s", arguments, code, stdout, stderr)
+	stdout, err := d.try(tb, arguments)
+	if err != nil {
+		tb.Fatal(err)
 	}
 	return stdout
 }
@@ -165,16 +165,24 @@ func (d *Director) Run(tb testing.TB, arguments ...string) (stdout string) {
 // Read is Run of a verb that changes nothing. It is repeated for a minute, for a director that could not answer in time.
 func (d *Director) Read(tb testing.TB, arguments ...string) (stdout string) {
 	tb.Helper()
-	arguments = append(arguments, "--admin-url", d.AdminURL())
 	for deadline := time.Now().Add(againLimit); ; time.Sleep(againPause) {
-		stdout, stderr, code := Run(tb, arguments...)
-		if code == 0 {
+		stdout, err := d.try(tb, arguments)
+		if err == nil {
 			return stdout
 		}
 		if time.Now().After(deadline) {
-			tb.Fatalf("%v: exit code %d\n%s%s", arguments, code, stdout, stderr)
+			tb.Fatal(err)
 		}
 	}
+}
+
+func (d *Director) try(tb testing.TB, arguments []string) (stdout string, err error) {
+	tb.Helper()
+	stdout, stderr, code := Run(tb, append(arguments, "--admin-url", d.AdminURL())...)
+	if code != 0 {
+		err = fmt.Errorf("%v: exit code %d\n%s%s", arguments, code, stdout, stderr)
+	}
+	return stdout, err
 }
 
 // AdminURL is where the admin API is.
