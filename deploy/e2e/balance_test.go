@@ -216,7 +216,7 @@ func (p *platform) visit(t *testing.T, users []string) *visits {
 				user := users[i%len(users)]
 				c := client{}
 				err := c.session(ctx, via.At(143), user)
-				backend, _ := c.last()
+				backend := c.fared().backend
 				v.mu.Lock()
 				if seen := v.landed[user]; err == nil && (len(seen) == 0 || seen[len(seen)-1] != backend) {
 					v.landed[user] = append(seen, backend)
@@ -299,8 +299,8 @@ func TestRebalance(t *testing.T) {
 		p.database.count(t, `SELECT count(*) FROM director_journal WHERE subject = 'undone'`), visiting.failed, tally(rows))
 	// Who is logged in stays while there are others to move.
 	for user, c := range clients {
-		if backend, sessions := c.last(); sessions != 1 || c.refused > 0 || rows[user] != backend {
-			t.Errorf("%s is on %s, %d sessions, refused %d times, the row says %s", user, backend, sessions, c.refused, rows[user])
+		if got, want := c.fared(), (past{backend: rows[user], sessions: 1}); got != want {
+			t.Errorf("%s: %+v, want %+v, by the row", user, got, want)
 		}
 	}
 	// Those who came and went moved once at most, and there are such who did.

@@ -62,20 +62,25 @@ func (p *platform) director(name string) director.Backend {
 
 // client is a mail program: it waits for news, and logs in again when its session ends.
 type client struct {
-	mu      sync.Mutex
-	landed  []string // the backends of its sessions
-	refused int
-	stays   bool // it waits for news; others look for mail and leave
-	stop    func()
+	stays bool // it waits for news; others look for mail and leave
+	stop  func()
+
+	mu   sync.Mutex
+	past past
 }
 
-func (c *client) last() (backend string, sessions int) {
+// past is how a client has fared.
+type past struct {
+	backend  string // of its last session
+	sessions int
+	refused  int // logins that failed
+}
+
+// fared returns how it has until now.
+func (c *client) fared() past {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.landed) == 0 {
-		return "", 0
-	}
-	return c.landed[len(c.landed)-1], len(c.landed)
+	return c.past
 }
 
 // connect starts a mail program of user's that stays logged in, and ends with the test.
@@ -98,21 +103,21 @@ func (via *proxy) start(t *testing.T, user string, c *client) *client {
 		for ctx.Err() == nil {
 			if err := c.session(ctx, via.At(143), user); err != nil && ctx.Err() == nil {
 				c.mu.Lock()
-				c.refused++
+				c.past.refused++
 				c.mu.Unlock()
 				time.Sleep(50 * time.Millisecond)
 			}
 		}
 	})
 	eventually(t, user+" is logged in", func() error {
-		if backend, _ := c.last(); backend == "" {
+		if c.fared().sessions == 0 {
 			return fmt.Errorf("not yet")
 		}
 		return nil
 	})
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.refused = 0 // the first login may have come at a bad moment
+	c.past.refused = 0 // the first login may have come at a bad moment
 	return c
 }
 
@@ -134,7 +139,8 @@ func (c *client) session(ctx context.Context, addr, user string) error {
 		return err
 	}
 	c.mu.Lock()
-	c.landed = append(c.landed, backend)
+	c.past.backend = backend
+	c.past.sessions++
 	c.mu.Unlock()
 	if !c.stays {
 		time.Sleep(50 * time.Millisecond)
@@ -221,7 +227,7 @@ func TestMoveUser(t *testing.T) {
 	p := operated(t)
 	const user = "vip@example.org"
 	phone, desk := p.proxies[0].connect(t, user), p.proxies[1].connect(t, user)
-	from, _ := phone.last()
+	from := phone.fared().backend
 	to := p.other(from)
 	// A third one comes and goes: it would be the first on the new backend, if that were named too early.
 	webmail := p.proxies[0].start(t, user, &client{})
@@ -231,24 +237,24 @@ func TestMoveUser(t *testing.T) {
 	p.proxies[0].director.Run(t, "move", "VIP@example.org", to, "--note", "ticket 42")
 	for name, c := range map[string]*client{"phone": phone, "desk": desk} {
 		eventually(t, name+" is back", func() error {
-			if backend, sessions := c.last(); backend != to || sessions != 2 {
-				return fmt.Errorf("on %s, %d sessions, refused %d times", backend, sessions, c.refused)
+			if got := c.fared(); got.backend != to || got.sessions != 2 {
+				return fmt.Errorf("%+v", got)
 			}
 			return nil
 		})
 	}
 	eventually(t, "who comes and goes comes to the new backend", func() error {
-		if backend, _ := webmail.last(); backend != to {
+		if backend := webmail.fared().backend; backend != to {
 			return fmt.Errorf("on %s", backend)
 		}
 		return nil
 	})
-	if webmail.stop(); webmail.refused == 0 {
+	if webmail.stop(); webmail.fared().refused == 0 {
 		t.Error("nobody was refused while the user was being moved")
 	}
 	w.done(t, from, to)
-	if backend, sessions := stays.last(); backend != from || sessions != 1 || stays.refused > 0 {
-		t.Errorf("a bystander is on %s, %d sessions, refused %d times", backend, sessions, stays.refused)
+	if got, want := stays.fared(), (past{backend: from, sessions: 1}); got != want {
+		t.Errorf("a bystander: %+v, want %+v", got, want)
 	}
 	for _, via := range p.proxies {
 		via.wantAt(t, user, to)
@@ -308,7 +314,7 @@ func TestMoveSurvivesItsDirector(t *testing.T) {
 			const user = "vip@example.org"
 			// His proxy's director lives on.
 			c := p.proxies[1].connect(t, user)
-			from, _ := c.last()
+			from := c.fared().backend
 			to := p.other(from)
 			w := p.watch(t, user, from, to)
 			dies := p.proxies[0].director
@@ -396,7 +402,7 @@ func TestEvacuate(t *testing.T) {
 	}
 	for i, c := range clients {
 		eventually(t, "all are back", func() error {
-			if backend, _ := c.last(); backend == from {
+			if backend := c.fared().backend; backend == from {
 				return fmt.Errorf("%s is on %s", name(i*users/connected), backend)
 			}
 			return nil

@@ -135,8 +135,8 @@ func TestEvenOutBetweenLogins(t *testing.T) {
 	rows := p.database.rows(t)
 	for i, c := range clients {
 		// From the second day on, somebody may come while he is being moved.
-		if _, sessions := c.last(); sessions != 1 || c.refused > 0 && days == 1 {
-			t.Errorf("%s had %d sessions, and was refused %d times", name(i), sessions, c.refused)
+		if got := c.fared(); got.sessions != 1 || got.refused > 0 && days == 1 {
+			t.Errorf("%s: %+v", name(i), got)
 		}
 		if i < staying && rows[name(i)] != "b0" {
 			t.Errorf("%s was moved to %s while he was logged in", name(i), rows[name(i)])
