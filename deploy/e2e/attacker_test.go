@@ -61,7 +61,7 @@ func TestPagesOfOthersCannotOrder(t *testing.T) {
 	address := network.Addr(100)
 	d := program.Start(t, address, nil, nil, "--endpoints-file", endpoints.path, "--database-url", db.url, "--log-level", "debug")
 	rebound := "http://kittens.example:8082"
-	b := startBrowser(t, "MAP kittens.example "+address.String())
+	b := startBrowser(t, "", "MAP kittens.example "+address.String())
 	desktop := view{1920, 1080, "light"}
 	before := journalOf(t, d)
 	for name, page := range map[string]string{
@@ -166,8 +166,7 @@ func TestNamesAreText(t *testing.T) {
 	d.Run(t, "pin", user, "--admin-token-file", token, "--note", mark+"note")
 	d.Run(t, "drain", names["a backend"], "--admin-token-file", token, "--note", mark+"note")
 
-	b := startBrowser(t)
-	b.site = d.OpsURL() + "/"
+	b := startBrowser(t, d.OpsURL()+"/")
 	b.visit(t, d.OpsURL(), view{1920, 1080, "light"})
 	shows := func(condition string) {
 		t.Helper()

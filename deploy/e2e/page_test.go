@@ -40,8 +40,9 @@ type browser struct {
 	complaints []string // of the page, since it was opened
 }
 
-// startBrowser starts one. It finds these hosts, each as MAP NAME ADDRESS, besides addresses of this machine.
-func startBrowser(t *testing.T, hosts ...string) *browser {
+// startBrowser starts one. It shows a site, or none if that is empty, and finds these hosts, each as MAP NAME ADDRESS, besides addresses of this
+// machine.
+func startBrowser(t *testing.T, site string, hosts ...string) *browser {
 	t.Helper()
 	const path = "/usr/bin/chromium"
 	if _, err := os.Stat(path); err != nil {
@@ -53,7 +54,7 @@ func startBrowser(t *testing.T, hosts ...string) *browser {
 		chromedp.Flag("host-resolver-rules", rules), chromedp.Flag("disable-component-update", true))
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(stop)
-	b := &browser{}
+	b := &browser{site: site}
 	var end context.CancelFunc
 	b.ctx, end = chromedp.NewContext(allocator)
 	t.Cleanup(end)
@@ -186,7 +187,7 @@ func TestPage(t *testing.T) {
 		"crowded":  simulate(t, file),
 		"compared": simulate(t, "--compare", scenario("crash-short"), scenario("scale-down-10-9")),
 	}
-	b := startBrowser(t)
+	b := startBrowser(t, "")
 	for name, file := range pages {
 		for _, size := range [][2]int64{{360, 740}, {1920, 1080}} {
 			background := map[string]float64{}
@@ -212,7 +213,7 @@ func TestPageChecks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := startBrowser(t)
+	b := startBrowser(t, "")
 	for name, broken := range map[string]struct{ old, becomes, want string }{
 		"too wide":       {"<footer>", `<p style="width:400px">wide</p><footer>`, "wider than the window"},
 		"too faint":      {"<footer>", `<p style="color:#999">faint</p><footer>`, "contrast"},
@@ -242,7 +243,7 @@ func TestPageChecks(t *testing.T) {
 // TestPicture takes the picture for the README, and writes it if it is told where.
 func TestPicture(t *testing.T) {
 	const width, most = 1200, 400_000
-	b := startBrowser(t)
+	b := startBrowser(t, "")
 	b.open(t, simulate(t, scenario("roll10-slow")), view{width, 1000, "light"})
 	const margin = 16
 	clip := look(t, b, chromedp.Evaluate[struct{ Top, Bottom float64 }](`({Top: document.querySelector("h2").getBoundingClientRect().top, Bottom: document.querySelector(".topics").getBoundingClientRect().bottom})`))

@@ -59,8 +59,7 @@ func watchDirector(t *testing.T, backends int, arguments ...string) *watched {
 	w.Director = program.Start(t, dovecot.NewNet(t).Addr(100), nil, nil, append([]string{
 		"--endpoints-file", w.endpoints.path, "--database-url", w.database.url, "--admin-token-file", file, "--replica-name", "director-0",
 	}, arguments...)...)
-	w.browser = startBrowser(t)
-	w.browser.site = w.OpsURL() + "/"
+	w.browser = startBrowser(t, w.OpsURL()+"/")
 	return w
 }
 

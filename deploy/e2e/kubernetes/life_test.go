@@ -68,7 +68,7 @@ func (s *site) account(name string, before map[string]string, had []string) (aft
 	if moves := s.moves(); len(moves) != len(moved) {
 		s.t.Errorf("the directors tell of %d moves, for %d users that are elsewhere", len(moves), len(moved))
 	}
-	for _, fault := range s.faults {
+	for _, fault := range s.wrong() {
 		s.t.Error(fault)
 	}
 	waits := s.waited()

@@ -261,7 +261,7 @@ func (s *site) unharmed() {
 	s.t.Helper()
 	s.calm(s.t, patience)
 	s.stop()
-	for _, fault := range s.faults {
+	for _, fault := range s.wrong() {
 		s.t.Error(fault)
 	}
 	if n := s.seenOnTwo(); n > 0 {

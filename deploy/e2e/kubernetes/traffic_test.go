@@ -92,6 +92,13 @@ func (t *traffic) all() []*user {
 	return slices.Clone(t.users)
 }
 
+// wrong is what went wrong so far.
+func (t *traffic) wrong() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.faults)
+}
+
 func (t *traffic) fault(format string, args ...any) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
