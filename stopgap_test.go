@@ -226,7 +226,7 @@ func TestAnOutageBeginsAsAnotherEnds(t *testing.T) {
 		})
 		b.see(backends(2))
 		b.reconciling(nil, &diary{})
-		time.Sleep(time.Second)
+		time.Sleep(1300 * time.Millisecond)
 		store.setDown(true)
 		b.want("new", director.Serve, director.Provisional, "dovecot-backend-0")
 		store.setDown(false)

@@ -113,9 +113,9 @@ func (o *operator) Rebalance(_ context.Context, t director.TaskOrder) (*director
 	return &someTask, o.called("", "rebalance %s", described(t))
 }
 
-// described leaves out by how much a time is off by now.
+// described leaves out by how much a time is off by now, which is up to five minutes.
 func described(t director.TaskOrder) string {
-	return fmt.Sprintf("%d %v %v %v %q %q", t.Rate, t.By.Round(time.Minute), t.Slack, t.Paused, t.Actor, t.Note)
+	return fmt.Sprintf("%d %v %v %v %q %q", t.Rate, t.By.Round(10*time.Minute), t.Slack, t.Paused, t.Actor, t.Note)
 }
 
 func (o *operator) Plan(_ context.Context, slack float64) (*director.PlanReport, error) {

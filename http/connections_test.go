@@ -13,8 +13,9 @@ import (
 	"time"
 )
 
-// startBounded serves on a listener that may have so many connections, and returns its address.
-func startBounded(t *testing.T, most int, handler http.Handler) string {
+// startBounded serves on a listener that may have so many connections, and returns its address, and what waits until no request is under way:
+// a client has its answer a little before its connection counts as idle.
+func startBounded(t *testing.T, most int, handler http.Handler) (address string, rest func()) {
 	t.Helper()
 	s := NewServer(handler, nil, WithLimits(time.Minute, time.Minute)) // the machine may stand still
 	c := newConnections(mostLookups, slog.New(slog.DiscardHandler))
@@ -32,7 +33,19 @@ func startBounded(t *testing.T, most int, handler http.Handler) string {
 			}
 		}
 	})
-	return run(t, s)
+	return run(t, s), func() {
+		t.Helper()
+		busy := func() bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.idle.Len() < len(c.open)
+		}
+		for deadline := time.Now().Add(time.Minute); busy(); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("a connection does not become idle")
+			}
+		}
+	}
 }
 
 // peer is a connection of a client.
@@ -73,18 +86,20 @@ func (p peer) closed() bool {
 }
 
 func TestIdleConnectionsMakeRoom(t *testing.T) {
-	address := startBounded(t, 3, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	address, rest := startBounded(t, 3, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	var peers []peer
 	for range 3 {
 		p := dial(t, address)
 		if err := p.ask(); err != nil {
 			t.Fatal(err)
 		}
+		rest()
 		peers = append(peers, p)
 	}
 	if err := peers[0].ask(); err != nil { // now the second has been idle for the longest time
 		t.Fatal(err)
 	}
+	rest()
 	// Who says nothing at all takes room too.
 	silent := dial(t, address)
 	if !peers[1].closed() {
@@ -95,6 +110,7 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 		if err := p.ask(); err != nil {
 			t.Error(err)
 		}
+		rest()
 	}
 	if !peers[2].closed() || !peers[0].closed() {
 		t.Error("idle connections are kept")
@@ -111,7 +127,7 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 // Requests that are under way are not cut off; then it is the new connection that has to go.
 func TestBusyConnectionsAreKept(t *testing.T) {
 	busy, finish := make(chan struct{}), make(chan struct{})
-	address := startBounded(t, 2, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+	address, _ := startBounded(t, 2, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		busy <- struct{}{}
 		<-finish
 	}))

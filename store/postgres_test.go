@@ -144,7 +144,7 @@ func TestAMissingRightHarmsOnlyWhatNeedsIt(t *testing.T) {
 	pgtest.Exec(t, admin, `INSERT INTO mailbox_username_backend VALUES ('ada', 'backend-0', now())`)
 	pgtest.Exec(t, admin, `CREATE ROLE `+role+` LOGIN`)
 	pgtest.Exec(t, admin, `GRANT SELECT ON mailbox_username_backend TO `+role)
-	var log bytes.Buffer
+	var log lockedBuffer
 	db := open(t, store.Config{URL: strings.Replace(admin, "postgres@", role+"@", 1), Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	for range 5 {
 		if _, err := db.Assign(t.Context(), director.Assignment{User: "new", Becomes: "backend-0"}); !errors.Is(err, director.ErrUnavailable) || !strings.Contains(err.Error(), "GRANT SELECT, INSERT, UPDATE") {
@@ -310,17 +310,24 @@ func TestBadConfigurationShowsNoPassword(t *testing.T) {
 type traffic struct {
 	ok, unavailable, wrong atomic.Int64
 	slowest                atomic.Int64
-	stop                   chan struct{}
-	wg                     sync.WaitGroup
+	end                    func() // when all have stopped
 }
 
+// drive begins with it. It ends with the test at the latest.
 func drive(t *testing.T, db *store.DB) *traffic {
-	tr := &traffic{stop: make(chan struct{})}
+	tr := &traffic{}
+	stop := make(chan struct{})
+	var running sync.WaitGroup
+	tr.end = sync.OnceFunc(func() {
+		close(stop)
+		running.Wait()
+	})
+	t.Cleanup(tr.end)
 	for n := range 8 {
-		tr.wg.Go(func() {
+		running.Go(func() {
 			for i := 0; ; i++ {
 				select {
-				case <-tr.stop:
+				case <-stop:
 					return
 				default:
 				}
@@ -350,11 +357,6 @@ func drive(t *testing.T, db *store.DB) *traffic {
 	return tr
 }
 
-func (tr *traffic) end() {
-	close(tr.stop)
-	tr.wg.Wait()
-}
-
 // goesOn waits until lookups are answered again without an error for a while.
 func (tr *traffic) goesOn(t *testing.T) {
 	t.Helper()
@@ -372,7 +374,6 @@ func TestTheServerIsRestarted(t *testing.T) {
 			var log bytes.Buffer
 			db := open(t, store.Config{URL: migrated(t, s), Logger: slog.New(slog.NewTextHandler(&log, nil))}.Usual())
 			tr := drive(t, db)
-			defer tr.end()
 			tr.goesOn(t)
 			end(s)
 			until(t, "the outage is noticed", func() bool { return db.Status().Err != nil && tr.unavailable.Load() > 0 })
@@ -436,7 +437,6 @@ func TestTheServerIsFrozen(t *testing.T) {
 	until(t, "calls fail at once", func() bool { return tr.unavailable.Load() > failed+100 })
 	s.Thaw()
 	tr.goesOn(t)
-	tr.end()
 }
 
 // TestALockedTableIsWaitedForALittle lets another session lock the table, as a migration of its owner does.
@@ -446,6 +446,7 @@ func TestALockedTableIsWaitedForALittle(t *testing.T) {
 	pgtest.Exec(t, u, `CREATE FUNCTION wait() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
 		LOCK TABLE mailbox_username_backend; PERFORM pg_advisory_lock(1); END $$`)
 	var locker sync.WaitGroup
+	t.Cleanup(locker.Wait)
 	release := hold(t, u)
 	locker.Go(func() { pgtest.Exec(t, u, `SELECT wait()`) })
 	until(t, "lookups are refused", func() bool {
@@ -627,7 +628,7 @@ func TestTheTableIsChangedUnderPreparedStatements(t *testing.T) {
 	}
 }
 
-// hold takes the advisory lock that wait waits for, and returns how to let go of it.
+// hold takes the advisory lock that wait waits for, and returns how to let go of it, which the end of the test does too.
 func hold(t *testing.T, u string) (release func()) {
 	t.Helper()
 	db, err := sql.Open("postgres", u)
@@ -641,10 +642,12 @@ func hold(t *testing.T, u string) (release func()) {
 	if _, err := conn.ExecContext(t.Context(), `SELECT pg_advisory_lock(1)`); err != nil {
 		t.Fatal(err)
 	}
-	return func() {
+	release = sync.OnceFunc(func() {
 		conn.Close()
 		db.Close()
-	}
+	})
+	t.Cleanup(release)
+	return release
 }
 
 // TestABlackHole puts a proxy before the server that stops passing anything on.
@@ -658,7 +661,6 @@ func TestABlackHole(t *testing.T) {
 	until(t, "calls fail", func() bool { return db.Status().Err != nil && tr.unavailable.Load() > 100 })
 	hole.swallow.Store(false)
 	tr.goesOn(t)
-	tr.end()
 }
 
 // hole is a TCP proxy that can swallow everything, and reset its connections.

@@ -47,6 +47,7 @@ func (p *process) waitFor(url string) error {
 			err = fmt.Errorf("status %s", answer.Status)
 		}
 		if time.Now().After(deadline) {
+			p.stop() // what it has printed is complete then
 			return fmt.Errorf("%s does not answer: %w\n%s", url, err, p.output.Bytes())
 		}
 	}
