@@ -40,7 +40,7 @@ func (s *stops) run(ctx context.Context) error {
 }
 
 // background starts do and notes how to stop it: by ending its context and waiting for it to return. When it returns
-// by itself, failed is told.
+// by itself, failed is told, or the stop if failed has no room as other parts were first.
 func (s *stops) background(name string, failed chan<- error, do func(context.Context) error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -50,8 +50,12 @@ func (s *stops) background(name string, failed chan<- error, do func(context.Con
 			if err == nil {
 				err = errors.New("ended by itself")
 			}
-			failed <- fmt.Errorf("%s: %w", name, err)
-			err = nil
+			err = fmt.Errorf("%s: %w", name, err)
+			select {
+			case failed <- err:
+				err = nil
+			default:
+			}
 		}
 		done <- err
 	}()
