@@ -8,7 +8,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -32,7 +31,7 @@ type Server struct {
 	dir, bin   string
 	mounted    bool // the folder is a disk of its own
 	settings   []string
-	port       int
+	port       port
 	credential *syscall.Credential
 	log        bytes.Buffer
 	process    *os.Process
@@ -90,16 +89,17 @@ func place(megabytes int, settings []string) (*Server, error) {
 			return nil, err
 		}
 	}
-	if s.port, err = freePort(); err != nil {
+	if s.port, err = reserve(); err != nil {
 		return nil, err
 	}
 	// A short path: sockets in it have at most 107 characters.
 	if s.dir, err = os.MkdirTemp("/tmp", "pgtest-"); err != nil {
+		s.port.release()
 		return nil, err
 	}
 	if megabytes > 0 {
 		if err := syscall.Mount("tmpfs", s.dir, "tmpfs", 0, fmt.Sprintf("size=%dm", megabytes)); err != nil {
-			return nil, errors.Join(fmt.Errorf("a disk that can be full is mounted as root only: %w", err), os.RemoveAll(s.dir))
+			return nil, errors.Join(fmt.Errorf("a disk that can be full is mounted as root only: %w", err), s.Close())
 		}
 		s.mounted = true
 	}
@@ -154,18 +154,9 @@ func unprivileged() (*syscall.Credential, error) {
 	return nil, errors.New("neither a user postgres nor nobody: PostgreSQL does not run as root")
 }
 
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}
-
 // start starts the server and waits until it answers.
 func (s *Server) start() error {
-	arguments := []string{"-D", s.data(), "-k", s.dir, "-p", strconv.Itoa(s.port)}
+	arguments := []string{"-D", s.data(), "-k", s.dir, "-p", strconv.Itoa(s.port.number)}
 	for _, setting := range s.settings {
 		arguments = append(arguments, "-c", setting)
 	}
@@ -221,14 +212,14 @@ func (s *Server) exec(database, statement string) error {
 
 // URL is the URL of a database of this server, as its superuser.
 func (s *Server) URL(database string) string {
-	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", s.port, database)
+	return fmt.Sprintf("postgres://postgres@%s/%s?sslmode=disable", s.Addr(), database)
 }
 
 // Bin is the folder of PostgreSQL's programs.
 func (s *Server) Bin() string { return s.bin }
 
 // Addr is the server's host and port.
-func (s *Server) Addr() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
+func (s *Server) Addr() string { return s.port.addr() }
 
 // Database creates a database and returns its URL.
 func (s *Server) Database(tb testing.TB) string {
@@ -322,6 +313,7 @@ func (s *Server) Close() error {
 		s.Thaw()
 		s.signal(syscall.SIGQUIT, true)
 	}
+	s.port.release()
 	var err error
 	if s.mounted {
 		err = syscall.Unmount(s.dir, syscall.MNT_DETACH)

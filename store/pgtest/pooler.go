@@ -18,7 +18,7 @@ const pgbouncer = "/usr/sbin/pgbouncer"
 // Pooler is a PgBouncer in front of a server that gives each transaction any of a few connections.
 type Pooler struct {
 	server  *Server
-	port    int
+	port    port
 	config  string
 	running *exec.Cmd
 }
@@ -29,11 +29,12 @@ func (s *Server) Pooler(tb testing.TB) *Pooler {
 	if _, err := os.Stat(pgbouncer); err != nil {
 		tb.Fatal("PgBouncer is not installed: apt-get install pgbouncer")
 	}
-	port, err := freePort()
+	port, err := reserve()
 	if err != nil {
 		tb.Fatal(err)
 	}
-	p := &Pooler{server: s, port: port, config: filepath.Join(s.dir, fmt.Sprintf("pgbouncer-%d.ini", port))}
+	tb.Cleanup(port.release)
+	p := &Pooler{server: s, port: port, config: filepath.Join(s.dir, fmt.Sprintf("pgbouncer-%d.ini", port.number))}
 	text := fmt.Sprintf(`[databases]
 * = host=127.0.0.1 port=%d user=postgres
 [pgbouncer]
@@ -45,7 +46,7 @@ pool_mode = transaction
 default_pool_size = 3
 max_client_conn = 500
 ignore_startup_parameters = extra_float_digits
-`, s.port, port)
+`, s.port.number, port.number)
 	if err := os.WriteFile(p.config, []byte(text), 0o644); err != nil {
 		tb.Fatal(err)
 	}
@@ -55,7 +56,7 @@ ignore_startup_parameters = extra_float_digits
 }
 
 // Addr is its host and port.
-func (p *Pooler) Addr() string { return fmt.Sprintf("127.0.0.1:%d", p.port) }
+func (p *Pooler) Addr() string { return p.port.addr() }
 
 // Through makes the URL of one of the server's databases lead through it.
 func (p *Pooler) Through(url string) string {
