@@ -21,7 +21,7 @@ func FuzzAdmin(f *testing.F) {
 		if strings.Contains(verb.route, "{") {
 			name, _ = url.PathUnescape(strings.Split(path, "/")[2])
 		}
-		f.Add(i, name, query, "application/json", "eve@desk", verb.body)
+		f.Add(i, name, query, "application/json", "eve@desk", dated(verb.body))
 	}
 	d := readDocument(f)
 	f.Fuzz(func(t *testing.T, number int, name, query, kind, actor, body string) {

@@ -113,9 +113,9 @@ func (o *operator) Rebalance(_ context.Context, t director.TaskOrder) (*director
 	return &someTask, o.called("", "rebalance %s", described(t))
 }
 
-// described leaves out by how much a time is off by now, which is up to five minutes.
+// described leaves out by how much a time is off by now.
 func described(t director.TaskOrder) string {
-	return fmt.Sprintf("%d %v %v %v %q %q", t.Rate, t.By.Round(10*time.Minute), t.Slack, t.Paused, t.Actor, t.Note)
+	return fmt.Sprintf("%d %v %v %v %q %q", t.Rate, t.By.Round(time.Minute), t.Slack, t.Paused, t.Actor, t.Note)
 }
 
 func (o *operator) Plan(_ context.Context, slack float64) (*director.PlanReport, error) {
@@ -130,12 +130,16 @@ func (o *operator) Cancel(_ context.Context, kind director.TaskKind, backend, ac
 	return o.called("", "cancel %s %q %q %q", kind, backend, actor, note)
 }
 
-// soon is a time as orders hold it.
-var soon = time.Now().Add(2 * time.Hour).UTC().Format(time.RFC3339)
+// soon stands in bodies for a time in two hours; dated has it as orders hold it.
+const soon = "IN TWO HOURS"
+
+func dated(body string) string {
+	return strings.ReplaceAll(body, soon, time.Now().Add(2*time.Hour).UTC().Format(time.RFC3339))
+}
 
 // adminRequest makes a request as a local client does.
 func adminRequest(method, path, body string, headers ...string) *http.Request {
-	r := httptest.NewRequest(method, "http://127.0.0.1:8082"+adminRoot+path, strings.NewReader(body))
+	r := httptest.NewRequest(method, "http://127.0.0.1:8082"+adminRoot+path, strings.NewReader(dated(body)))
 	if body != "" {
 		r.Header.Set("Content-Type", "application/json")
 	}

@@ -27,23 +27,24 @@ func startBounded(t *testing.T, most int, handler http.Handler) (address string,
 			defer c.mu.Unlock()
 			return len(c.open) + c.idle.Len()
 		}
-		for deadline := time.Now().Add(time.Minute); counted() > 0; time.Sleep(time.Millisecond) { // they end a little after the server
-			if time.Now().After(deadline) {
-				t.Fatalf("connections are not forgotten")
-			}
-		}
+		until(t, "connections are forgotten", func() bool { return counted() == 0 }) // they end a little after the server
 	})
 	return run(t, s), func() {
 		t.Helper()
-		busy := func() bool {
+		until(t, "all connections are idle", func() bool {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			return c.idle.Len() < len(c.open)
-		}
-		for deadline := time.Now().Add(time.Minute); busy(); time.Sleep(time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatal("a connection does not become idle")
-			}
+			return c.idle.Len() == len(c.open)
+		})
+	}
+}
+
+// until waits for what a server does on its own time.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within a minute: %s", what)
 		}
 	}
 }

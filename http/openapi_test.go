@@ -181,7 +181,7 @@ func TestTheDocumentListsTheRoutesAndNoOthers(t *testing.T) {
 // TestTheDocumentNamesWhatOrdersHold compares the orders' fields with the schemas of the bodies.
 func TestTheDocumentNamesWhatOrdersHold(t *testing.T) {
 	d := readDocument(t)
-	weight, rate, by, slack := 1, 50, soon, 0.1
+	weight, rate, by, slack := 1, 50, dated(soon), 0.1
 	for name, order := range map[string]any{
 		"MoveOrder":       moveOrder{To: new("b"), Force: true, Note: "n"},
 		"NoteOrder":       noteOrder{"n"},
